@@ -1,0 +1,3 @@
+//! The container: from spec to process.
+
+pub mod engine;
