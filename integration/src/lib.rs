@@ -1,1 +1,40 @@
-//! Placeholder while the crate is being written.
+//! Harness for the end-to-end tests: throw-away bundles, the built binary run
+//! on them as root, and a guard that proves that nothing is left behind.
+//!
+//! The tests live in `tests/`, a file per operation or subject. They know the
+//! runtime only by its command line, so the variable `KILN` may name another
+//! OCI runtime: `KILN=/usr/sbin/runc cargo test -p kiln-integration` is how the
+//! tests themselves are checked. Without it `target/release/kiln` is used.
+//!
+//! - [`Bundle`] builds `config.json` and a busybox rootfs in a temporary folder.
+//! - [`Container`] is one container id in its own state root. Dropping it
+//!   deletes the container by force and fails the test if a process, a cgroup,
+//!   a mount or state is still there.
+//! - [`Outcome`] is what a finished command gave, and says so in its panics.
+//! - [`skip!`] reports a test that this machine cannot run, never silently.
+//!
+//! Variables: `KILN` (binary under test), `KILN_TEST_NO_SKIP=1` (a skip is a
+//! failure), `KILN_TEST_SKIP_LOG` (file that skips are appended to).
+
+// A harness reports by panicking, which is what a test is to do.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod binary;
+mod bundle;
+pub mod cgroup;
+pub mod command;
+pub mod console;
+mod container;
+pub mod examples;
+pub mod hostmount;
+pub mod leftovers;
+pub mod proc;
+pub mod reaper;
+pub mod skip;
+
+pub use binary::Runtime;
+pub use bundle::Bundle;
+pub use command::{Cli, Outcome};
+pub use container::{Container, eventually, fresh_id};
+pub use reaper::reap;
+pub use serde_json::{Value, json};

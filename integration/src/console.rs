@@ -1,0 +1,115 @@
+//! A console socket as a container engine has one: it receives the master side
+//! of the container's terminal.
+
+use std::fs::File;
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// The listening side of `--console-socket`.
+#[derive(Debug)]
+pub struct ConsoleSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ConsoleSocket {
+    /// Listens in the folder `dir`.
+    pub fn listen(dir: &Path) -> Self {
+        let path = dir.join("console.sock");
+        ConsoleSocket {
+            listener: UnixListener::bind(&path).unwrap(),
+            path,
+        }
+    }
+
+    /// The value for `--console-socket`.
+    pub fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    /// Takes the terminal from the runtime, which must send exactly one
+    /// descriptor in one message.
+    pub fn accept(&self) -> Terminal {
+        assert!(
+            readable(&self.listener, Duration::from_secs(10)),
+            "nobody connected"
+        );
+        let (stream, _) = self.listener.accept().unwrap();
+        assert!(
+            readable(&stream, Duration::from_secs(10)),
+            "no message on the console socket"
+        );
+        let mut name = [0; 256];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        recvmsg(
+            &stream,
+            &mut [IoSliceMut::new(&mut name)],
+            &mut control,
+            flags,
+        )
+        .unwrap();
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        assert_eq!(fds.len(), 1, "descriptors in the message");
+        Terminal {
+            master: File::from(fds.remove(0)),
+        }
+    }
+}
+
+/// The master side of a container's terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    /// The descriptor.
+    pub master: File,
+}
+
+impl Terminal {
+    /// Types `text`.
+    pub fn send(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads until `end` was seen or the container has closed its side.
+    ///
+    /// # Panics
+    /// If neither comes within ten seconds.
+    pub fn read_until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 4096];
+        while !text.contains(end) {
+            assert!(
+                readable(&self.master, Duration::from_secs(10)),
+                "only got {text:?}"
+            );
+            // EIO: the last process with the terminal open has gone.
+            match self.master.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => text += &String::from_utf8_lossy(&buffer[..count]),
+            }
+        }
+        text
+    }
+}
+
+/// Waits for a descriptor to have something to read, or its other end gone.
+pub fn readable(fd: &impl std::os::fd::AsFd, limit: Duration) -> bool {
+    let limit = Timespec {
+        tv_sec: limit.as_secs().cast_signed(),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    let mut polled = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut polled, Some(&limit)).unwrap() > 0
+}
