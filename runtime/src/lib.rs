@@ -1,3 +1,4 @@
 //! The container: from spec to process.
 
 pub mod engine;
+pub mod seccomp;

@@ -1,0 +1,110 @@
+//! `linux.seccomp` as a BPF program for seccomp(2).
+//!
+//! Owns the check of the section, its translation with libseccomp, and the cache of the results:
+//! libseccomp takes some ten milliseconds for the default profile of a container engine, a cache
+//! hit a fraction of one. Loading the program is init's part, through [`crate::sys`], and so is
+//! sending a listener's descriptor to `listenerPath`.
+//!
+//! Follows runtime-spec v1.3, config-linux.md#seccomp, and runc 1.3 where that leaves room.
+
+mod cache;
+mod compile;
+mod enosys;
+mod key;
+#[cfg(test)]
+mod machine;
+mod plan;
+
+use libc::sock_filter;
+use oci_spec::runtime::LinuxSeccomp;
+
+pub use cache::Cache;
+use key::Key;
+use plan::Plan;
+
+/// The longest program that the kernel takes (BPF_MAXINSNS), in instructions.
+const MAX_INSTRUCTIONS: usize = 4096;
+
+/// Why a section cannot be used. Nothing has been created or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field holds what the specification or the kernel does not allow.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Its path in config.json, such as `linux.seccomp.syscalls[3].errnoRet`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// libseccomp refused a field.
+    #[error("{field}: libseccomp: {source}")]
+    Library {
+        /// Its path in config.json.
+        field: String,
+        /// libseccomp's reason.
+        source: libseccomp::error::SeccompError,
+    },
+    /// The program could not be read back from libseccomp.
+    #[error("linux.seccomp: export the filter: {0}")]
+    Export(#[from] rustix::io::Errno),
+    /// The program is longer than the kernel takes.
+    #[error("linux.seccomp: the filter has {0} instructions, more than {MAX_INSTRUCTIONS}")]
+    TooLong(usize),
+}
+
+/// A compiled section: a classic BPF program with the flags to load it with.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    program: Vec<sock_filter>,
+    flags: u32,
+}
+
+impl Filter {
+    /// The program, for seccomp(2), SECCOMP_SET_MODE_FILTER: 1 to 4096 instructions.
+    pub fn program(&self) -> &[sock_filter] {
+        &self.program
+    }
+
+    /// The flags for the same call: SECCOMP_FILTER_FLAG_* bits.
+    ///
+    /// SECCOMP_FILTER_FLAG_TSYNC is never among them: the process that loads the filter has one
+    /// thread, for which it means nothing, and with it the call's errors would be thread ids.
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// Whether loading the program returns a descriptor that must reach `listenerPath`.
+    pub fn needs_listener(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 != 0
+    }
+}
+
+/// Compiles `seccomp`, or takes the result from `cache`, where it is put otherwise.
+///
+/// Only reads the section and, through `cache`, its directory. What the cache cannot give or keep
+/// costs time, never the result. A name that this libseccomp does not know is left out (and
+/// logged for debugging), as runc and crun do.
+///
+/// # Errors
+/// [`Error::Field`] for what can be known without libseccomp, the others from compiling.
+pub fn filter(seccomp: &LinuxSeccomp, cache: Option<&Cache>) -> Result<Filter, Error> {
+    let plan = Plan::new(seccomp)?;
+    let flags = plan.flags;
+    let Some(cache) = cache else {
+        return Ok(Filter {
+            program: compile::compile(&plan)?,
+            flags,
+        });
+    };
+    let key = Key::of(&plan);
+    if let Some(program) = cache.load(&key) {
+        return Ok(Filter { program, flags });
+    }
+    let program = compile::compile(&plan)?;
+    cache.store(&key, &program);
+    Ok(Filter { program, flags })
+}
+
+#[cfg(test)]
+mod tests;
