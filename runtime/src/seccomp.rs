@@ -16,7 +16,8 @@ mod machine;
 mod plan;
 
 use libc::sock_filter;
-use oci_spec::runtime::LinuxSeccomp;
+use libseccomp::{ScmpSyscall, ScmpVersion};
+use oci_spec::runtime::{Arch, LinuxSeccomp};
 
 pub use cache::Cache;
 use key::Key;
@@ -104,6 +105,70 @@ pub fn filter(seccomp: &LinuxSeccomp, cache: Option<&Cache>) -> Result<Filter, E
     let program = compile::compile(&plan)?;
     cache.store(&key, &program);
     Ok(Filter { program, flags })
+}
+
+/// The flags that a section may hold.
+pub const FLAGS: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    WAIT_KILLABLE,
+];
+const WAIT_KILLABLE: &str = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+
+/// Those of [`FLAGS`] that this kernel knows: all but the last are older than the oldest on which
+/// kiln runs, and that one came with 5.19.
+pub fn supported_flags() -> Vec<&'static str> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    let new = (next(), next()) >= (5, 19);
+    FLAGS
+        .into_iter()
+        .filter(|flag| new || *flag != WAIT_KILLABLE)
+        .collect()
+}
+
+/// The architectures that a section may name and this libseccomp knows.
+pub fn architectures() -> Vec<Arch> {
+    let all = [
+        Arch::ScmpArchAarch64,
+        Arch::ScmpArchArm,
+        Arch::ScmpArchLoongarch64,
+        Arch::ScmpArchM68k,
+        Arch::ScmpArchMips,
+        Arch::ScmpArchMips64,
+        Arch::ScmpArchMips64n32,
+        Arch::ScmpArchMipsel,
+        Arch::ScmpArchMipsel64,
+        Arch::ScmpArchMipsel64n32,
+        Arch::ScmpArchParisc,
+        Arch::ScmpArchParisc64,
+        Arch::ScmpArchPpc,
+        Arch::ScmpArchPpc64,
+        Arch::ScmpArchPpc64le,
+        Arch::ScmpArchRiscv64,
+        Arch::ScmpArchS390,
+        Arch::ScmpArchS390x,
+        Arch::ScmpArchSh,
+        Arch::ScmpArchSheb,
+        Arch::ScmpArchX32,
+        Arch::ScmpArchX86,
+        Arch::ScmpArchX86_64,
+    ];
+    let known =
+        |arch: &Arch| ScmpSyscall::from_name_by_arch("read", compile::architecture(*arch)).is_ok();
+    all.into_iter().filter(known).collect()
+}
+
+/// The version of libseccomp in use, such as `2.5.4`.
+pub fn library_version() -> Option<String> {
+    ScmpVersion::current()
+        .ok()
+        .map(|version| version.to_string())
 }
 
 #[cfg(test)]
