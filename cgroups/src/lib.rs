@@ -1,1 +1,53 @@
-//! Placeholder while the crate is being written.
+//! Control groups for containers: one interface over cgroup v1, hybrid and v2.
+//!
+//! Owns where a container's cgroups are ([`Paths`]), making and removing them
+//! ([`Cgroup`]), the limits of `linux.resources`, and finding, freezing and
+//! killing the processes inside. Leaves out the cgroup mount in the container
+//! and the cgroup namespace, which belong to `runtime`; statistics and the
+//! systemd driver, which get files of their own beside these.
+//!
+//! It is on the path of every container, so it works on directory descriptors
+//! (no path is resolved twice), writes only what the configuration names, and
+//! reads nothing back that it can know.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `paths`, `mountinfo` | which hierarchies there are, and the cgroup's place in each |
+//! | `cgroup`, `dir`, `cpuset`, `subtree` | make, open, attach, remove |
+//! | `freezer`, `processes`, `events` | freeze, list, signal, kill, wait |
+//! | `resources`, `target` | the order in which limits are written, and how |
+//! | `memory`, `cpu`, `pids`, `io`, `hugetlb`, `network`, `rdma`, `unified` | one controller each |
+//! | `devices`, `device_rules`, `device_bpf` | device access: v1 files, v2 eBPF |
+//! | `sys` | system calls that rustix has no safe wrapper for |
+
+mod cgroup;
+mod cpu;
+mod cpuset;
+mod device_bpf;
+mod device_rules;
+mod devices;
+mod dir;
+mod error;
+mod events;
+mod freezer;
+mod hugetlb;
+mod io;
+mod memory;
+mod mountinfo;
+mod network;
+mod paths;
+mod pids;
+mod processes;
+mod rdma;
+mod resources;
+mod subtree;
+mod sys;
+mod target;
+#[cfg(test)]
+mod testing;
+mod unified;
+
+pub use cgroup::{Cgroup, remove};
+pub use device_rules::{AllowedDevice, DEFAULT_ALLOWED_DEVICES};
+pub use error::{Error, Hint};
+pub use paths::{Hierarchy, Paths, resolve};

@@ -1,0 +1,188 @@
+//! The crate's error type.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+/// What went wrong with a container's cgroups.
+///
+/// Each message is complete: it names the field or path, the value, the errno
+/// and, where one is known, what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `linux.cgroupsPath` (or the container id used in its place) is unusable.
+    #[error("linux.cgroupsPath {}: {reason}", path.display())]
+    CgroupsPath {
+        /// The path as configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No cgroup file system is mounted, or none that we are a member of.
+    #[error("no cgroup hierarchy is mounted (hint: mount cgroup2 on /sys/fs/cgroup)")]
+    NotMounted,
+    /// A file could not be read.
+    #[error("read {}: {errno}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// A cgroup could not be made.
+    #[error("create cgroup {}: {errno}{hint}", path.display())]
+    Create {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
+    /// A cgroup could not be opened.
+    #[error("open cgroup {}: {errno}", path.display())]
+    Open {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// The cgroup for a new container already has processes.
+    #[error("cgroup {} is not empty: {count} process(es) found", path.display())]
+    NotEmpty {
+        /// Its directory.
+        path: PathBuf,
+        /// How many processes it and its descendants have.
+        count: usize,
+    },
+    /// The cgroup for a new container is frozen: its init would never run.
+    #[error("cgroup {} is frozen (hint: thaw or remove it)", path.display())]
+    Frozen {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// A process could not be moved into the cgroup.
+    #[error("attach process {pid} to cgroup {}: {errno}{hint}", path.display())]
+    Attach {
+        /// The process (0: the caller).
+        pid: i32,
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
+    /// The kernel refused a limit.
+    #[error("{field}: write {value:?} to {}: {errno}{hint}", path.display())]
+    Write {
+        /// The configuration field, such as `linux.resources.memory.limit`.
+        field: String,
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// Why.
+        errno: Errno,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
+    /// A limit was asked for whose controller this machine does not offer.
+    #[error("{field}: no {controller} controller{hint}")]
+    NoController {
+        /// The configuration field.
+        field: String,
+        /// The controller, such as `memory`.
+        controller: String,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
+    /// A value in `linux.resources` cannot be used.
+    #[error("{field}: {value:?}: {reason}")]
+    Invalid {
+        /// The configuration field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A step of loading or attaching the device filter failed.
+    #[error("linux.resources.devices: {step} on cgroup {}: {errno}{hint}", path.display())]
+    DeviceFilter {
+        /// The bpf(2) command.
+        step: &'static str,
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
+    /// Freezing or thawing failed, or did not finish in time.
+    #[error("{action} cgroup {}: {reason}", path.display())]
+    Freezer {
+        /// `freeze` or `thaw`.
+        action: &'static str,
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A process in the cgroup could not be signalled.
+    #[error("send signal {signal} to process {pid}: {errno}")]
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// The process.
+        pid: i32,
+        /// Why.
+        errno: Errno,
+    },
+    /// Processes were still there after they had been killed.
+    #[error("kill cgroup {}: {count} process(es) left after {seconds} s", path.display())]
+    StillAlive {
+        /// Its directory.
+        path: PathBuf,
+        /// How many are left.
+        count: usize,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// A cgroup could not be removed.
+    #[error("remove cgroup {}: {errno}{hint}", path.display())]
+    Remove {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
+}
+
+/// What to do about an error, when we know it; prints as ` (hint: ...)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hint(Option<String>);
+
+impl Hint {
+    /// Nothing is known.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// One sentence without its full stop.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(Some(text.into()))
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(text) => write!(f, " (hint: {text})"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a controller's files are, and writing a limit there so that a failure
+//! names the field, the file, the value and the cause.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::cgroup::{Cgroup, Member};
+use crate::dir;
+use crate::error::{Error, Hint};
+use crate::subtree;
+
+/// The container's cgroup in the hierarchy that has a given controller.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    member: &'a Member,
+    controller: &'a str,
+}
+
+impl Cgroup {
+    /// Finds the controller: the v1 hierarchy that has it, else the unified
+    /// one. `field` is for whom.
+    pub(crate) fn target<'a>(
+        &'a self,
+        controller: &'a str,
+        field: &str,
+    ) -> Result<Target<'a>, Error> {
+        self.target_if_any(controller)
+            .ok_or_else(|| Error::NoController {
+                field: field.to_owned(),
+                controller: controller.to_owned(),
+                hint: Hint::new("see /proc/cgroups and cgroup.controllers for what there is"),
+            })
+    }
+
+    pub(crate) fn target_if_any<'a>(&'a self, controller: &'a str) -> Option<Target<'a>> {
+        let v2 = || {
+            self.unified()
+                .filter(|member| member.hierarchy.has(controller))
+        };
+        self.v1(controller)
+            .or_else(v2)
+            .map(|member| Target { member, controller })
+    }
+
+    /// The unified hierarchy, for the files that every v2 cgroup has.
+    pub(crate) fn core_target(&self) -> Option<Target<'_>> {
+        self.unified().map(|member| Target {
+            member,
+            controller: "cgroup",
+        })
+    }
+}
+
+impl Target<'_> {
+    pub fn is_v2(&self) -> bool {
+        self.member.hierarchy.is_v2()
+    }
+
+    /// Writes one limit.
+    pub fn write(&self, field: &str, file: &str, value: &str) -> Result<(), Error> {
+        let opened = self.open(field, file, value)?;
+        self.write_to(&opened, field, file, value)
+    }
+
+    /// Writes one limit; false if the kernel does not have the file or what it
+    /// stood for.
+    pub fn write_if_supported(&self, field: &str, file: &str, value: &str) -> Result<bool, Error> {
+        match self.write(field, file, value) {
+            Ok(()) => Ok(true),
+            Err(Error::Write {
+                errno: Errno::NOENT | Errno::OPNOTSUPP,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a file for several writes.
+    ///
+    /// A v2 file that is missing is mostly one whose controller no ancestor
+    /// has enabled yet, so that is tried before giving up.
+    pub fn open(&self, field: &str, file: &str, value: &str) -> Result<OwnedFd, Error> {
+        match dir::open_for_writing(&self.member.dir, file) {
+            Ok(opened) => return Ok(opened),
+            Err(Errno::NOENT) if self.is_v2() => {}
+            Err(errno) => return Err(self.error(field, file, value, errno)),
+        }
+        let hint = subtree::enable(&self.member.hierarchy, Some(self.controller));
+        match dir::open_for_writing(&self.member.dir, file) {
+            Ok(opened) => Ok(opened),
+            Err(Errno::NOENT) if hint != Hint::none() => Err(Error::NoController {
+                field: field.to_owned(),
+                controller: self.controller.to_owned(),
+                hint,
+            }),
+            Err(errno) => Err(self.error(field, file, value, errno)),
+        }
+    }
+
+    /// One request to a file from [`Target::open`].
+    pub fn write_to(
+        &self,
+        opened: impl AsFd,
+        field: &str,
+        file: &str,
+        value: &str,
+    ) -> Result<(), Error> {
+        let written = dir::write_all(opened, value.as_bytes());
+        written.map_err(|errno| self.error(field, file, value, errno))
+    }
+
+    /// The text of a file, without the newline at its end.
+    pub fn read(&self, file: &str) -> Result<String, Error> {
+        match dir::read_file(&self.member.dir, file) {
+            Ok(text) => Ok(text.trim_end().to_owned()),
+            Err(errno) => Err(Error::Read {
+                path: self.member.path().join(file),
+                errno,
+            }),
+        }
+    }
+
+    fn error(&self, field: &str, file: &str, value: &str, errno: Errno) -> Error {
+        let hint = match errno {
+            Errno::NOENT => Hint::new("this kernel does not have that file"),
+            _ => Hint::none(),
+        };
+        Error::Write {
+            field: field.to_owned(),
+            path: self.member.path().join(file),
+            value: value.to_owned(),
+            errno,
+            hint,
+        }
+    }
+}
+
+/// Whether an error is the kernel's refusal with this errno.
+pub(crate) fn refused_with(result: &Result<(), Error>, refusal: Errno) -> bool {
+    matches!(result, Err(Error::Write { errno, .. }) if *errno == refusal)
+}
