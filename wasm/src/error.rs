@@ -142,9 +142,6 @@ pub enum BadModule {
     /// The module has no entry point for a command.
     #[error("exports no function _start, so it is a library and not a program")]
     NoStart,
-    /// The module uses a WebAssembly proposal that is not supported.
-    #[error("needs the WebAssembly proposal {0}, which is not supported")]
-    Proposal(&'static str),
 }
 
 impl Error {

@@ -11,7 +11,11 @@ pub mod detect;
 mod error;
 pub mod key;
 pub mod locate;
+#[cfg(feature = "engine")]
+pub mod module;
+#[cfg(feature = "engine")]
+pub mod proposals;
 pub mod prune;
 mod view;
 
-pub use error::Error;
+pub use error::{BadModule, Error};
