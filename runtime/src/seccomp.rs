@@ -7,8 +7,10 @@
 //!
 //! Follows runtime-spec v1.3, config-linux.md#seccomp, and runc 1.3 where that leaves room.
 
+mod bpf;
 mod cache;
 mod compile;
+mod condense;
 mod enosys;
 mod key;
 #[cfg(test)]

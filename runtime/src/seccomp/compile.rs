@@ -13,6 +13,7 @@ use oci_spec::runtime::{Arch, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompO
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
+use super::condense::condense;
 use super::enosys;
 use super::plan::{Action, Plan, Rule};
 use super::{Error, MAX_INSTRUCTIONS};
@@ -33,6 +34,9 @@ const TREE_FROM: usize = 33;
 pub(super) fn compile(plan: &Plan<'_>) -> Result<Vec<sock_filter>, Error> {
     let mut program = enosys::stub(plan);
     program.extend(export(&build(plan)?)?);
+    if let Some(shorter) = condense(&program) {
+        program = shorter;
+    }
     if program.len() > MAX_INSTRUCTIONS {
         return Err(Error::TooLong(program.len()));
     }

@@ -13,14 +13,10 @@ use libc::{SECCOMP_RET_ERRNO, sock_filter};
 use libseccomp::ScmpSyscall;
 use oci_spec::runtime::{Arch, LinuxSeccompAction};
 
+use super::bpf::{ARCH, NR, X32_BIT, instruction, jump};
 use super::compile::architecture;
 use super::plan::Plan;
 
-/// Offsets in struct seccomp_data.
-const NR: u32 = 0;
-const ARCH: u32 = 4;
-/// Set in the numbers of the x32 ABI, which shares AUDIT_ARCH_X86_64.
-const X32_BIT: u32 = 0x4000_0000;
 const AUDIT_ARCH_X86_64: u32 = Arch::ScmpArchX86_64 as u32;
 /// The architecture that this is compiled for, as libseccomp counts it; the values of all but x32
 /// are the kernel's AUDIT_ARCH_*.
@@ -164,22 +160,4 @@ fn highest(plan: &Plan<'_>, arch: Arch) -> Option<u32> {
         .filter_map(|syscall| u32::try_from(syscall.as_raw_syscall()).ok())
         .max()
         .filter(|nr| *nr > 0)
-}
-
-fn instruction(code: u32, k: u32) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    }
-}
-
-fn jump(condition: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter {
-        code: (BPF_JMP | condition | BPF_K) as u16,
-        jt,
-        jf,
-        k,
-    }
 }

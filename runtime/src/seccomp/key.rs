@@ -12,6 +12,7 @@ pub(super) const CHECKSUM: usize = 32;
 /// another has compiled differently.
 const COMPILER: u64 = {
     let hash = fnv(0xcbf2_9ce4_8422_2325, include_bytes!("compile.rs"));
+    let hash = fnv(hash, include_bytes!("condense.rs"));
     let hash = fnv(hash, include_bytes!("enosys.rs"));
     fnv(hash, include_bytes!("plan.rs"))
 };
