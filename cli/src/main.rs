@@ -1,2 +1,6 @@
-//! kiln.
-fn main() {}
+//! `kiln`: the command line without an engine. It links no WebAssembly; a wasm container is
+//! handed over to `kiln-wasmedge`.
+
+fn main() -> std::process::ExitCode {
+    kiln::main_with(None)
+}

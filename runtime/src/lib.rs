@@ -1,6 +1,33 @@
 //! The container: from spec to process.
+//!
+//! Each operation of the runtime-spec is a file ([`create`], [`start`], [`kill`], [`delete`]);
+//! what a config asks for is read by [`bundle`] and checked by [`plan`]; the process that becomes
+//! the container is [`init`], one file per step. The command line and the shim call this crate;
+//! it knows cgroups and hooks, and of WebAssembly no more than the trait in [`engine`].
+//!
+//! Oldest kernel: 5.12 (openat2, clone3, pidfds, the mount API with mount_setattr).
 
+pub mod bundle;
+pub mod channel;
+pub mod create;
+pub mod delete;
+pub mod devices;
 pub mod engine;
+pub mod error;
 pub mod features;
+pub mod id;
+pub mod init;
+pub mod kill;
+pub mod mounts;
+pub mod namespaces;
+pub mod plan;
+pub mod process;
+pub mod rooted;
 pub mod seccomp;
+pub mod start;
+pub mod state;
+pub mod sys;
 pub mod template;
+pub mod wait;
+
+pub use error::Error;

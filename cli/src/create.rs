@@ -1,0 +1,86 @@
+//! `kiln create`.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use kiln_runtime::bundle::Bundle;
+use kiln_runtime::create::Options;
+use kiln_runtime::engine::Engine;
+use kiln_runtime::error::errno_text;
+use kiln_runtime::sys::{CloseRange, close_range};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::global::{Global, NewContainer};
+use crate::{handover, sealed};
+
+/// Create a container; its process waits for `start`
+#[derive(Args, Debug)]
+pub struct Create {
+    #[command(flatten)]
+    pub new: NewContainer,
+}
+
+impl Create {
+    pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
+        let console = self
+            .new
+            .console_socket
+            .as_deref()
+            .map(connect)
+            .transpose()?;
+        let root = global.root();
+        let options = options(&self.new, &root, engine, console)?;
+        kiln_runtime::create::create(options)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What `create` and `run` do first: let go of what the caller leaked, make sure that the
+/// container cannot reach a writable kiln, read the bundle, and find out what runs it.
+pub fn options<'a>(
+    new: &'a NewContainer,
+    root: &'a Path,
+    engine: Option<Box<dyn Engine>>,
+    console: Option<OwnedFd>,
+) -> Result<Options<'a>> {
+    let id = new.id.parse()?;
+    let bundle = Bundle::load(&new.bundle)?;
+    let engine = handover::engine_for(&bundle, engine)?;
+    Ok(Options {
+        root,
+        id,
+        bundle,
+        pid_file: new.pid_file.as_deref(),
+        console,
+        preserve_fds: new.descriptors()?,
+        pivot: !new.no_pivot,
+        keyring: !new.no_new_keyring,
+        engine,
+    })
+}
+
+/// Before anything is opened: closes what the caller left open beyond stdio and what the
+/// container is to get, and sees to it that this executable is read-only.
+pub fn begin(new: &NewContainer) -> Result<()> {
+    let first = 3_u32.saturating_add(new.descriptors()?);
+    close_range(first, CloseRange::Close).map_err(|errno| {
+        anyhow::anyhow!("close descriptors: {}", errno_text(errno.raw_os_error()))
+    })?;
+    sealed::ensure()
+}
+
+/// Connects to the console socket.
+pub fn connect(path: &Path) -> Result<OwnedFd> {
+    let connect = || {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket)
+    };
+    connect()
+        .map_err(|errno: rustix::io::Errno| anyhow::anyhow!(errno_text(errno.raw_os_error())))
+        .with_context(|| format!("connect to console socket {}", path.display()))
+}

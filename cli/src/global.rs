@@ -1,0 +1,135 @@
+//! The options before the subcommand.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use kiln_runtime::Error;
+use kiln_runtime::id::ContainerId;
+use kiln_runtime::state::{ContainerDir, StateRoot};
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// time="..." level=... msg="..."
+    Text,
+    /// One object a line: level, msg, time
+    Json,
+}
+
+/// Whether cgroup failures are forgiven because we are not root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rootless {
+    /// Look
+    Auto,
+    /// Yes
+    True,
+    /// No
+    False,
+}
+
+#[derive(Args, Debug)]
+pub struct Global {
+    /// Directory for the containers' state [default: /run/kiln, or $XDG_RUNTIME_DIR/kiln]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// File that the log is appended to [default: stderr]
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Format of the log
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Log every step
+    #[arg(long)]
+    pub debug: bool,
+    /// Let systemd manage the cgroups
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Run without root's privileges
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    rootless: Rootless,
+    /// Ignored: criu is found along PATH
+    #[arg(long, value_name = "PATH", hide = true)]
+    criu: Option<PathBuf>,
+}
+
+impl Global {
+    /// Refuses what is not there yet rather than doing something else.
+    pub fn check(&self) -> Result<()> {
+        if self.systemd_cgroup {
+            bail!("--systemd-cgroup: the systemd driver is not supported yet, cgroupfs is");
+        }
+        if self.rootless == Rootless::True {
+            bail!("--rootless true: not supported yet");
+        }
+        Ok(())
+    }
+
+    /// The state root's path.
+    pub fn root(&self) -> PathBuf {
+        if let Some(root) = &self.root {
+            return root.clone();
+        }
+        match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(dir) if !rustix::process::geteuid().is_root() => PathBuf::from(dir).join("kiln"),
+            _ => PathBuf::from("/run/kiln"),
+        }
+    }
+
+    /// The state root if there is one.
+    pub fn open_root(&self) -> Result<Option<StateRoot>> {
+        Ok(StateRoot::open(&self.root())?)
+    }
+
+    /// An existing container.
+    pub fn find(&self, id: &str) -> Result<(StateRoot, ContainerDir)> {
+        let id: ContainerId = id.parse()?;
+        let root = self
+            .open_root()?
+            .ok_or_else(|| Error::NotFound(id.to_string()))?;
+        let container = root.find(&id)?;
+        Ok((root, container))
+    }
+}
+
+/// What `create` and `run` share.
+#[derive(Args, Debug)]
+pub struct NewContainer {
+    /// Path to the root of the bundle directory
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Socket that receives the terminal's master
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File that the process id is written to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Do not use pivot_root (for a root on a ramdisk)
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Do not make a session keyring for the container
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass N more descriptors, from 3 on, to the container
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Name of the container, unique on this machine
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+impl NewContainer {
+    /// How many descriptors the container gets: those asked for and those of LISTEN_FDS
+    /// (sd_listen_fds(3)), as for runc.
+    pub fn descriptors(&self) -> Result<u32> {
+        let listen = match std::env::var("LISTEN_FDS") {
+            Ok(count) if !count.is_empty() => count
+                .parse()
+                .with_context(|| format!("LISTEN_FDS={count:?}"))?,
+            _ => 0,
+        };
+        self.preserve_fds
+            .checked_add(listen)
+            .context("--preserve-fds: too many")
+    }
+}

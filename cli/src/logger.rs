@@ -1,0 +1,98 @@
+//! The log, in logrus's two formats, which callers of runc parse.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use serde::Serialize;
+
+use crate::global::{Global, LogFormat};
+
+struct Logger {
+    format: LogFormat,
+    /// None: stderr.
+    file: Option<File>,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Opens the log and makes it the program's.
+pub fn init(global: &Global) -> Result<()> {
+    let file = match &global.log {
+        Some(path) => {
+            let opened = OpenOptions::new().append(true).create(true).open(path);
+            Some(opened.with_context(|| format!("open log {}", path.display()))?)
+        }
+        None => None,
+    };
+    let logger = LOGGER.get_or_init(|| Logger {
+        format: global.log_format,
+        file,
+    });
+    log::set_max_level(if global.debug {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Info
+    });
+    log::set_logger(logger).context("set the logger")
+}
+
+/// The one place where an error is printed: to the log, and to stderr for whoever looks there.
+pub fn report(error: &anyhow::Error) {
+    let message = format!("{error:#}");
+    if let Some(logger) = LOGGER.get().filter(|logger| logger.file.is_some()) {
+        logger.write(Level::Error, &message);
+    }
+    eprintln!("kiln: {message}");
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    level: &'a str,
+    msg: &'a str,
+    time: String,
+}
+
+impl Logger {
+    fn write(&self, level: Level, message: &str) {
+        let level = match level {
+            Level::Error => "error",
+            Level::Warn => "warning",
+            Level::Info => "info",
+            Level::Debug | Level::Trace => "debug",
+        };
+        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let line = match self.format {
+            LogFormat::Json => serde_json::to_string(&Entry {
+                level,
+                msg: message,
+                time,
+            })
+            .unwrap_or_default(),
+            LogFormat::Text => format!("time=\"{time}\" level={level} msg={message:?}"),
+        };
+        // One write(2) to a file opened for appending: lines of several processes do not mix.
+        let line = line + "\n";
+        let _ = match &self.file {
+            Some(file) => (&mut &*file).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if record.level() <= log::max_level() {
+            self.write(record.level(), &record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,65 @@
+//! `kiln run`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use kiln_runtime::engine::Engine;
+use kiln_runtime::wait;
+
+use crate::create::{connect, options};
+use crate::global::{Global, NewContainer};
+use crate::terminal::Terminal;
+
+/// Create a container and start it; wait for its end unless --detach
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Do not wait for the container's end
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not delete the container once it has ended
+    #[arg(long)]
+    keep: bool,
+    /// Leave processes that lose their parent to the system's reaper
+    #[arg(long)]
+    no_subreaper: bool,
+    #[command(flatten)]
+    pub new: NewContainer,
+}
+
+impl Run {
+    pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
+        let root = global.root();
+        let mut options = options(&self.new, &root, engine, None)?;
+        let terminal = match &self.new.console_socket {
+            Some(path) => {
+                options.console = Some(connect(path)?);
+                None
+            }
+            None if self.detach => None,
+            // In the foreground the terminal is ours to serve.
+            None => Terminal::for_container(&options.bundle, &mut options.console)?,
+        };
+        if self.detach {
+            kiln_runtime::create::run(options)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !self.no_subreaper {
+            let own = Some(rustix::process::getpid());
+            rustix::process::set_child_subreaper(own)?;
+        }
+        wait::block_signals();
+        let container = kiln_runtime::create::run(options)?;
+        let status = match terminal {
+            Some(terminal) => terminal.serve(&container)?,
+            None => wait::wait(&container, || {})?,
+        };
+        if !self.keep {
+            container.remove()?;
+        }
+        match u8::try_from(status) {
+            Ok(code) => Ok(ExitCode::from(code)),
+            Err(_) => bail!("the container ended with status {status}"),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `kiln start`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::global::Global;
+
+/// Start the process of a created container
+#[derive(Args, Debug)]
+pub struct Start {
+    /// Name of the container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+impl Start {
+    pub fn execute(self, global: &Global) -> Result<ExitCode> {
+        let (_, container) = global.find(&self.id)?;
+        kiln_runtime::start::start(&container)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

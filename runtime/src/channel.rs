@@ -1,0 +1,203 @@
+//! What the runtime and a container's init say to each other, from clone3 to the workload.
+//!
+//! One SOCK_SEQPACKET pair per container while it is created; for a container that waits for
+//! `start`, afterwards one connection to the socket in its state directory. A message is one
+//! packet; the end of the connection means that the peer is gone, or, after
+//! [`ToInit::Start`], that execve(2) succeeded (every descriptor is close-on-exec).
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Failure, Step};
+
+/// From the runtime to init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// The user namespace has its maps: init may become its root.
+    Mapped,
+    /// The cgroups are there, with the limits in place; with the message come the descriptors
+    /// through which init enters those that it was not born in ([`kiln_cgroups::enter`]).
+    CgroupReady,
+    /// The prestart and createRuntime hooks have run.
+    HooksDone,
+    /// Everything is recorded; wait for `start` on the listening socket. From here on init
+    /// outlives the runtime.
+    Created,
+    /// Execute the workload. From here on init outlives the runtime.
+    Start,
+}
+
+/// From init to the runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRuntime {
+    /// The rootfs is mounted and the host's is still there: run the hooks that belong here.
+    HooksPlease,
+    /// All but the workload is done.
+    Ready,
+    /// The engine has the workload and runs it (execve says so by closing the connection).
+    Started,
+    /// A step failed; init is ending.
+    Failed(Failure),
+}
+
+/// How many cgroup v1 hierarchies there can be: Linux has 14 controllers, and systemd's own.
+const MAX_ENTRANCES: usize = 32;
+/// The largest message: an error with two paths in it.
+const MAX_MESSAGE: usize = 32 * 1024;
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends, close-on-exec.
+    ///
+    /// # Errors
+    /// Those of socketpair(2).
+    pub fn pair() -> Result<(Self, Self), Error> {
+        let flags = SocketFlags::CLOEXEC;
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .map(|(a, b)| (Self(a), Self(b)))
+            .step(|| "open the channel to init".to_owned())
+    }
+
+    /// Takes a connected SOCK_SEQPACKET socket.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Sends [`ToInit::CgroupReady`] with descriptors.
+    ///
+    /// # Errors
+    /// EPIPE if the peer is gone.
+    pub fn send_entrances(&self, entrances: &[OwnedFd]) -> Result<(), Errno> {
+        let bytes = serde_json::to_vec(&ToInit::CgroupReady).map_err(|_| Errno::INVAL)?;
+        let borrowed: Vec<_> = entrances.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ENTRANCES))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+            return Err(Errno::TOOMANYREFS);
+        }
+        let (text, flags) = ([IoSlice::new(&bytes)], SendFlags::NOSIGNAL);
+        retry(|| rustix::net::sendmsg(&self.0, &text, &mut control, flags)).map(drop)
+    }
+
+    /// In init: waits for [`ToInit::CgroupReady`] and returns its descriptors, close-on-exec.
+    ///
+    /// # Errors
+    /// EPIPE for the runtime's death and for another message.
+    pub fn expect_entrances(&self) -> Result<Vec<OwnedFd>, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ENTRANCES))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffer = [0; 64];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let length = retry(|| {
+            let mut text = [IoSliceMut::new(&mut buffer)];
+            rustix::net::recvmsg(&self.0, &mut text, &mut control, flags)
+        })?
+        .bytes;
+        let entrances = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        let entrances = entrances.flatten().collect();
+        match serde_json::from_slice(&buffer[..length]) {
+            Ok(ToInit::CgroupReady) => Ok(entrances),
+            _ => Err(Errno::PIPE),
+        }
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// EPIPE if the peer is gone.
+    pub fn send(&self, message: &impl Serialize) -> Result<(), Errno> {
+        let mut bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+        bytes.truncate(MAX_MESSAGE);
+        retry(|| rustix::net::send(&self.0, &bytes, SendFlags::NOSIGNAL)).map(drop)
+    }
+
+    /// Waits for one message; None when the peer has closed its end.
+    ///
+    /// # Errors
+    /// Those of recv(2); EBADMSG for what is no message.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<T>, Errno> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let received = retry(|| rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty()));
+        let length = match received {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok((_, length)) => length,
+            Err(errno) => return Err(errno),
+        };
+        serde_json::from_slice(&buffer[..length])
+            .map(Some)
+            .map_err(|_| Errno::BADMSG)
+    }
+
+    /// In init: waits for `expected`. The runtime's death, or another message, is EPIPE.
+    ///
+    /// # Errors
+    /// EPIPE.
+    pub fn expect(&self, expected: ToInit) -> Result<(), Errno> {
+        match self.receive()? {
+            Some(message) if expected == message => Ok(()),
+            _ => Err(Errno::PIPE),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_the_end_is_seen() {
+        let (a, b) = Channel::pair().unwrap();
+        let failure = ToRuntime::Failed(Failure::because("mount /dev", "x".repeat(9000)));
+        a.send(&ToRuntime::Ready).unwrap();
+        a.send(&failure).unwrap();
+        assert_eq!(b.receive().unwrap(), Some(ToRuntime::Ready));
+        assert_eq!(b.receive().unwrap(), Some(failure));
+        drop(a);
+        assert_eq!(b.receive::<ToRuntime>().unwrap(), None);
+        assert_eq!(b.expect(ToInit::Start), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn entrances_come_with_their_message() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        a.send_entrances(&[write]).unwrap();
+        let entrances = b.expect_entrances().unwrap();
+        rustix::io::write(&entrances[0], b"x").unwrap();
+        assert_eq!(rustix::io::read(&read, &mut [0; 2]).unwrap(), 1);
+        a.send_entrances(&[]).unwrap();
+        assert!(b.expect_entrances().unwrap().is_empty());
+        drop(a);
+        assert_eq!(b.expect_entrances().unwrap_err(), Errno::PIPE);
+    }
+}

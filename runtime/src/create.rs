@@ -1,0 +1,443 @@
+//! `create` and `run`: from a bundle to a process.
+//!
+//! The runtime's side of [`crate::init`]. Before anything is made, everything is checked
+//! ([`Plan`]); before anything is made that could stay behind, the state directory says where to
+//! find it. Whatever fails, what was made is undone in reverse.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use kiln_cgroups::Cgroup;
+use kiln_hooks::Stage;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
+
+use crate::bundle::Bundle;
+use crate::channel::{Channel, ToInit, ToRuntime};
+use crate::delete;
+use crate::engine::Engine;
+use crate::error::{Error, Failure, Step};
+use crate::id::ContainerId;
+use crate::init::{self, Init};
+use crate::mounts;
+use crate::plan::Plan;
+use crate::process::Process;
+use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
+use crate::sys::{self, Cloned};
+
+/// What `create` and `run` are asked for.
+pub struct Options<'a> {
+    /// The state root.
+    pub root: &'a Path,
+    /// The new container's id.
+    pub id: ContainerId,
+    /// Its bundle, read.
+    pub bundle: Bundle,
+    /// Where init's pid goes, decimal, without newline.
+    pub pid_file: Option<&'a Path>,
+    /// A connected socket that the terminal's master is sent over.
+    pub console: Option<OwnedFd>,
+    /// How many descriptors from 3 on the workload gets.
+    pub preserve_fds: u32,
+    /// pivot_root(2) rather than moving the root.
+    pub pivot: bool,
+    /// A session keyring of its own.
+    pub keyring: bool,
+    /// What runs the entrypoint, if execve(2) does not.
+    pub engine: Option<Box<dyn Engine>>,
+}
+
+/// A container whose init is our child.
+#[derive(Debug)]
+pub struct Container {
+    root: StateRoot,
+    dir: ContainerDir,
+    state: State,
+    cgroup: Cgroup,
+    channel: Channel,
+    pidfd: OwnedFd,
+}
+
+/// Creates a container that waits for `start`: runtime.md#create.
+///
+/// # Errors
+/// The config is wrong, or a step failed; nothing is left behind.
+pub fn create(options: Options<'_>) -> Result<(), Error> {
+    let container = launch(options, true)?;
+    let detached = container.channel.send(&ToInit::Created);
+    if let Err(error) = detached.step(|| "detach the container's init".to_owned()) {
+        container.undo();
+        return Err(error);
+    }
+    container.dir.unlock();
+    Ok(())
+}
+
+/// Creates a container and starts its workload: `run`.
+///
+/// # Errors
+/// As for [`create`]; also if the workload cannot be executed. Nothing is left behind.
+pub fn run(options: Options<'_>) -> Result<Container, Error> {
+    let container = launch(options, false)?;
+    if let Err(error) = container.start() {
+        container.undo();
+        return Err(error);
+    }
+    container.dir.unlock();
+    Ok(container)
+}
+
+/// Up to init's message that it is ready. With `listen` init will wait for `start`.
+fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
+    let plan = Plan::new(&options.bundle)?;
+    check_terminal(&plan, options.console.is_some())?;
+    if let Some(engine) = &mut options.engine {
+        let name = engine.name();
+        engine
+            .prepare(&options.bundle.spec, plan.rootfs.as_fd())
+            .map_err(|source| Error::Engine {
+                engine: name,
+                source,
+            })?;
+    }
+    let linux = options.bundle.spec.linux().as_ref();
+    let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroups_path = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+    let paths = kiln_cgroups::resolve(cgroups_path, options.id.as_str())?;
+
+    let root = StateRoot::create(options.root)?;
+    let dir = root.make(&options.id)?;
+    let mut undo = Undo {
+        root: &root,
+        dir: &dir,
+        paths: None,
+        init: None,
+    };
+    match build(options, plan, &paths, &mut undo, listen) {
+        Ok(Built {
+            state,
+            cgroup,
+            channel,
+            pidfd,
+        }) => Ok(Container {
+            root,
+            dir,
+            state,
+            cgroup,
+            channel,
+            pidfd,
+        }),
+        Err(error) => {
+            undo.undo();
+            Err(error)
+        }
+    }
+}
+
+struct Built {
+    state: State,
+    cgroup: Cgroup,
+    channel: Channel,
+    pidfd: OwnedFd,
+}
+
+/// Makes all of the container; what `undo` knows of when this fails has been made.
+fn build<'a>(
+    mut options: Options<'_>,
+    plan: Plan,
+    paths: &'a kiln_cgroups::Paths,
+    undo: &mut Undo<'a>,
+    listen: bool,
+) -> Result<Built, Error> {
+    let dir = undo.dir;
+    let mut state = describe(&options, &plan, paths);
+    // From here on, whoever finds the directory finds all that is made.
+    dir.write(&state)?;
+    undo.paths = Some(paths);
+    let listener = if listen {
+        Some(self::listen(dir)?)
+    } else {
+        None
+    };
+    let (channel, init_channel) = Channel::pair()?;
+    // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
+    let mut cgroup = Cgroup::create_unified(paths)?;
+    if paths.is_v2() {
+        apply(&cgroup, &plan)?;
+    }
+    let init = Init {
+        tree: mounts::clone_rootfs(&plan)?,
+        plan,
+        channel: init_channel,
+        state: state.clone(),
+        listener,
+        console: options.console.take(),
+        engine: options.engine.take(),
+        pivot: options.pivot,
+        keyring: options.keyring,
+        preserve_fds: options.preserve_fds,
+    };
+    let (pid, pidfd) = match init.plan.namespaces.clone(cgroup.v2_dir())? {
+        Cloned::Child => {
+            // The other end must not stay open here: its end is how init sees the runtime's.
+            drop(channel);
+            init::main(init)
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    undo.init = Some(pidfd.try_clone().step(|| "keep init's pidfd".to_owned())?);
+    // Everything of init's but the plan is closed on this side.
+    let Init { plan, .. } = init;
+    if let Some(maps) = plan.namespaces.maps() {
+        maps.write(pid)?;
+        tell(&channel, ToInit::Mapped)?;
+    }
+    cgroup.create_v1(paths)?;
+    if !paths.is_v2() {
+        apply(&cgroup, &plan)?;
+    }
+    still_there(channel.send_entrances(&cgroup.entrances()?))?;
+    state.init = Some(Process::of(pid)?);
+    set_oom_score(&plan, pid)?;
+    dir.write(&state)?;
+    attend(&channel, &plan, &state, &pidfd)?;
+    set_rlimits(&plan, pid)?;
+    if let Some(path) = options.pid_file {
+        write_pid_file(path, pid)?;
+    }
+    Ok(Built {
+        state,
+        cgroup,
+        channel,
+        pidfd,
+    })
+}
+
+/// A terminal and a console socket go together, as for runc.
+fn check_terminal(plan: &Plan, console: bool) -> Result<(), Error> {
+    let problem = match (plan.process.terminal, console) {
+        (true, false) => "is true: a container that is detached needs --console-socket",
+        (false, true) => "is false: --console-socket is for a terminal",
+        _ => return Ok(()),
+    };
+    Err(Error::config("process.terminal", problem))
+}
+
+fn describe(options: &Options<'_>, plan: &Plan, paths: &kiln_cgroups::Paths) -> State {
+    let spec = &options.bundle.spec;
+    State {
+        oci_version: spec.version().clone(),
+        id: options.id.to_string(),
+        init: None,
+        bundle: options.bundle.path.clone(),
+        rootfs: plan.rootfs_path.clone(),
+        created: timestamp(),
+        annotations: spec
+            .annotations()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        owner: rustix::process::geteuid().as_raw(),
+        cgroup: Some(paths.clone()),
+        poststart: plan.hooks.poststart().clone(),
+        poststop: plan.hooks.poststop().clone(),
+    }
+}
+
+fn listen(dir: &ContainerDir) -> Result<OwnedFd, Error> {
+    let step = || "listen for start".to_owned();
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).step(step)?;
+    let address = SocketAddrUnix::new(dir.short_path(START_SOCKET)).step(step)?;
+    rustix::net::bind(&socket, &address).step(step)?;
+    rustix::net::listen(&socket, 1).step(step)?;
+    Ok(socket)
+}
+
+fn apply(cgroup: &Cgroup, plan: &Plan) -> Result<(), Error> {
+    match &plan.resources {
+        Some(resources) => Ok(cgroup.apply(resources)?),
+        None => Ok(()),
+    }
+}
+
+/// Set from outside, because init may lack the privilege in its user namespace.
+fn set_oom_score(plan: &Plan, pid: i32) -> Result<(), Error> {
+    let Some(score) = plan.process.oom_score_adj else {
+        return Ok(());
+    };
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
+        .step(|| format!("set process.oomScoreAdj {score}"))
+}
+
+/// From outside for the same reason, and last, because some limits would hinder init itself.
+fn set_rlimits(plan: &Plan, pid: i32) -> Result<(), Error> {
+    for (resource, limit) in &plan.process.rlimits {
+        rustix::process::prlimit(Pid::from_raw(pid), *resource, *limit)
+            .step(|| format!("set process.rlimits {resource:?}"))?;
+    }
+    Ok(())
+}
+
+fn tell(channel: &Channel, message: ToInit) -> Result<(), Error> {
+    still_there(channel.send(&message))
+}
+
+fn still_there(sent: Result<(), rustix::io::Errno>) -> Result<(), Error> {
+    match sent {
+        // Init has ended; why, it has said, or its exit status says: `attend` looks.
+        Ok(()) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(()),
+        Err(errno) => Err(errno).step(|| "tell the container's init".to_owned()),
+    }
+}
+
+/// Serves init until it is ready.
+fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Result<(), Error> {
+    loop {
+        match channel
+            .receive()
+            .step(|| "listen to the container's init".to_owned())?
+        {
+            Some(ToRuntime::HooksPlease) => {
+                let input = state.hook_input(Status::Creating);
+                for stage in [Stage::Prestart, Stage::CreateRuntime] {
+                    kiln_hooks::run(stage, stage.of(&plan.hooks), &input)?;
+                }
+                tell(channel, ToInit::HooksDone)?;
+            }
+            Some(ToRuntime::Ready) => return Ok(()),
+            Some(ToRuntime::Failed(failure)) => return Err(failure.into()),
+            Some(ToRuntime::Started) | None => return Err(gone(pidfd)),
+        }
+    }
+}
+
+/// Init's end, as far as it can be told.
+fn gone(pidfd: &OwnedFd) -> Error {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options);
+    Error::InitGone(
+        match status
+            .ok()
+            .flatten()
+            .and_then(|status| status.terminating_signal())
+        {
+            Some(libc::SIGKILL) => ": killed (hint: is the memory limit too small?)".to_owned(),
+            Some(signal) => format!(": killed by signal {signal}"),
+            None => String::new(),
+        },
+    )
+}
+
+/// Written beside and renamed: whoever sees the file sees all of it.
+fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
+    let step = || format!("write pid file {}", path.display());
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644)).step(step)?;
+    let written = rustix::io::write(&file, pid.to_string().as_bytes())
+        .and_then(|_| rustix::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = rustix::fs::unlink(&temporary);
+    }
+    written.step(step)
+}
+
+/// What has been made so far, to be taken back when a step fails.
+struct Undo<'a> {
+    root: &'a StateRoot,
+    dir: &'a ContainerDir,
+    paths: Option<&'a kiln_cgroups::Paths>,
+    init: Option<OwnedFd>,
+}
+
+impl Undo<'_> {
+    fn undo(&self) {
+        if let Some(pidfd) = &self.init {
+            end(pidfd);
+        }
+        if let Some(paths) = self.paths {
+            tidy(
+                "remove the cgroup",
+                kiln_cgroups::remove(paths).map_err(Error::from),
+            );
+        }
+        tidy("remove the state", self.root.remove(self.dir));
+    }
+}
+
+/// Logs what could not be undone: what is reported is the failure that made it necessary.
+fn tidy(what: &str, result: Result<(), Error>) {
+    if let Err(error) = result {
+        log::warn!("{what}: {error}");
+    }
+}
+
+/// Kills and reaps init, our child.
+fn end(pidfd: &OwnedFd) {
+    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+impl Container {
+    /// Tells init to execute the workload and waits until it has.
+    fn start(&self) -> Result<(), Error> {
+        self.channel
+            .send(&ToInit::Start)
+            .step(|| "start the workload".to_owned())?;
+        await_workload(&self.channel)?;
+        run_poststart(&self.state)
+    }
+
+    /// Init's pidfd.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// After init has ended and been reaped: ends what it left, removes the container and runs
+    /// its poststop hooks.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub fn remove(&self) -> Result<(), Error> {
+        self.dir.lock()?;
+        delete::remove(&self.root, &self.dir, &self.state, Some(&self.cgroup))
+    }
+
+    fn undo(&self) {
+        end(&self.pidfd);
+        let removed = delete::remove(&self.root, &self.dir, &self.state, Some(&self.cgroup));
+        tidy("remove the container", removed);
+    }
+}
+
+/// Waits for init's last word: the end of the channel means that execve(2) has succeeded.
+pub(crate) fn await_workload(channel: &Channel) -> Result<(), Error> {
+    match channel
+        .receive()
+        .step(|| "wait for the workload".to_owned())?
+    {
+        None | Some(ToRuntime::Started) => Ok(()),
+        Some(ToRuntime::Failed(failure)) => Err(failure.into()),
+        Some(other) => {
+            Err(Failure::because("wait for the workload", format!("init said {other:?}")).into())
+        }
+    }
+}
+
+/// runtime.md#lifecycle, step 9: after the workload has begun; a failure ends the container.
+pub(crate) fn run_poststart(state: &State) -> Result<(), Error> {
+    if state.poststart.is_none() {
+        return Ok(());
+    }
+    let input = state.hook_input(Status::Running);
+    Ok(kiln_hooks::run(
+        Stage::Poststart,
+        state.poststart.as_ref(),
+        &input,
+    )?)
+}

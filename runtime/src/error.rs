@@ -1,0 +1,232 @@
+//! What can go wrong, and how it is said.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::state::Status;
+
+/// A step that the kernel refused, whole: it crosses from init to the runtime as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done, to which path or field: `mount tmpfs on /dev`.
+    pub step: String,
+    /// Why, where the kernel said so.
+    pub errno: Option<i32>,
+    /// Why, where something else did.
+    pub reason: Option<String>,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A step that failed with an errno.
+    pub fn new(step: impl Into<String>, errno: Errno) -> Self {
+        let hint = (errno == Errno::NOSYS).then(|| "the kernel is older than 5.12".to_owned());
+        Self {
+            step: step.into(),
+            errno: Some(errno.raw_os_error()),
+            reason: None,
+            hint,
+        }
+    }
+
+    /// A step that failed for a reason of ours.
+    pub fn because(step: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            step: step.into(),
+            errno: None,
+            reason: Some(reason.into()),
+            hint: None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.step)?;
+        if let Some(reason) = &self.reason {
+            write!(f, ": {reason}")?;
+        }
+        if let Some(errno) = self.errno {
+            write!(f, ": {}", errno_text(errno))?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, " (hint: {hint})")?;
+        }
+        Ok(())
+    }
+}
+
+/// strerror(3) without its capital letter and without std's `(os error N)`: what containerd and
+/// Podman look for (`permission denied`, `no such file or directory`).
+pub fn errno_text(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if !chars.as_str().starts_with(char::is_uppercase) => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// Any failure of an operation on a container.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The container id breaks the rules of [`crate::id::ContainerId`].
+    #[error("container id {id:?}: {problem}")]
+    Id {
+        /// The id as given.
+        id: String,
+        /// Which rule.
+        problem: &'static str,
+    },
+    /// No container of this id below the state root.
+    #[error("container \"{0}\" does not exist")]
+    NotFound(String),
+    /// The id is taken.
+    #[error("container with given ID already exists: {0}")]
+    Exists(String),
+    /// The operation is not allowed in the container's status.
+    #[error("cannot {operation} container {id}: container is {status}")]
+    Status {
+        /// The container.
+        id: String,
+        /// `start`, `delete`, ...
+        operation: &'static str,
+        /// The status that it is in.
+        status: Status,
+    },
+    /// `kill` found no process: the text is the one that callers of runc match.
+    #[error("container not running")]
+    NotRunning,
+    /// The configuration cannot be used: which field, and why.
+    #[error("{field}: {problem}")]
+    Config {
+        /// The field's path in config.json: `linux.namespaces[2].path`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file that is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A step that the kernel refused, here or in init.
+    #[error("{0}")]
+    Step(Failure),
+    /// The cgroup.
+    #[error("cgroup: {0}")]
+    Cgroup(#[from] kiln_cgroups::Error),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] kiln_hooks::Error),
+    /// linux.seccomp cannot be used.
+    #[error(transparent)]
+    Seccomp(#[from] crate::seccomp::Error),
+    /// The engine refused the entrypoint.
+    #[error("{engine}: {source}")]
+    Engine {
+        /// Its name.
+        engine: &'static str,
+        /// Its reason.
+        source: crate::engine::EngineError,
+    },
+    /// Init ended without a word: killed, most often for want of memory.
+    #[error("the container's init ended before it was ready{0}")]
+    InitGone(String),
+}
+
+impl Error {
+    /// `field` is wrong because of `problem`.
+    pub fn config(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Config {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// `path` is wrong because of `problem`.
+    pub fn file(path: &Path, problem: impl fmt::Display) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    /// This error as what crosses from init to the runtime.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Step(failure) => failure,
+            other => Failure {
+                step: other.to_string(),
+                errno: None,
+                reason: None,
+                hint: None,
+            },
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Step(failure)
+    }
+}
+
+/// Names the step that a system call was made for.
+pub trait Step<T> {
+    /// Turns an errno into [`Error::Step`], naming the step.
+    ///
+    /// # Errors
+    /// Its own, named.
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T> Step<T> for Result<T, Errno> {
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|errno| Failure::new(step(), errno).into())
+    }
+}
+
+impl<T> Step<T> for std::io::Result<T> {
+    fn step(self, step: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|error| match error.raw_os_error() {
+            Some(errno) => Failure::new(step(), Errno::from_raw_os_error(errno)).into(),
+            None => Failure::because(step(), error.to_string()).into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_reads_as_runc_says_it() {
+        assert_eq!(errno_text(libc::EACCES), "permission denied");
+        assert_eq!(errno_text(libc::ENOENT), "no such file or directory");
+        assert_eq!(errno_text(libc::EPERM), "operation not permitted");
+        assert_eq!(errno_text(libc::EIO), "input/output error");
+    }
+
+    #[test]
+    fn failure_reads_outermost_first() {
+        let failure = Failure::new("mount tmpfs on /dev", Errno::PERM);
+        assert_eq!(
+            failure.to_string(),
+            "mount tmpfs on /dev: operation not permitted"
+        );
+        let json = serde_json::to_string(&failure).unwrap();
+        assert_eq!(serde_json::from_str::<Failure>(&json).unwrap(), failure);
+    }
+}

@@ -1,0 +1,100 @@
+//! process.terminal: a pseudo-terminal of the container's own devpts.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Gid, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+
+use super::mounts::attach;
+use crate::error::{Error, Failure, Step};
+use crate::plan::Plan;
+use crate::rooted::Rooted;
+
+/// DEVPTS_SUPER_MAGIC, include/uapi/linux/magic.h.
+const DEVPTS: i64 = 0x1cd1;
+
+/// Opens a terminal, sends its master over `socket`, and makes the other end /dev/console, the
+/// controlling terminal, and stdin, stdout and stderr.
+///
+/// The master is the container's devpts's, checked to be one, so that the name in /dev/pts is
+/// right inside; the other end is taken from the master (TIOCGPTPEER), not from a path that the
+/// image could have prepared.
+pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(), Error> {
+    let step = || "open the terminal".to_owned();
+    let socket = socket.ok_or_else(|| {
+        Error::config(
+            "process.terminal",
+            "needs a console socket (--console-socket)",
+        )
+    })?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let master = root
+        .open(Path::new("/dev/pts/ptmx"), flags)
+        .map_err(|errno| Failure {
+            hint: Some("a terminal needs a devpts mount on /dev/pts".to_owned()),
+            ..Failure::new(step(), errno)
+        })?;
+    if rustix::fs::fstatfs(&master).step(step)?.f_type != DEVPTS {
+        let reason = "/dev/pts/ptmx is not on a devpts";
+        return Err(Failure::because(step(), reason).into());
+    }
+    rustix::pty::unlockpt(&master).step(step)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(step)?;
+    if let Some((rows, columns)) = plan.process.console_size {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&master, size).step(step)?;
+    }
+    let uid = Uid::from_raw(plan.process.uid);
+    match rustix::fs::fchown(&terminal, Some(uid), None::<Gid>) {
+        // An id that has no name in the user namespace keeps what it has.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+        Err(errno) => return Err(errno).step(step),
+    }
+    mount_console(root, &terminal)?;
+    send(&socket, &master).step(|| "send the terminal to the console socket".to_owned())?;
+    take(&terminal).step(step)
+}
+
+fn mount_console(root: &Rooted<'_>, terminal: &OwnedFd) -> Result<(), Error> {
+    let step = || "mount the terminal on /dev/console".to_owned();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(terminal, "", flags).step(step)?;
+    let path = Path::new("/dev/console");
+    root.make_file(path).step(step)?;
+    // Not through a symlink that the image has there.
+    let target = root.open_real(path, OFlags::PATH).step(step)?;
+    attach(&tree, &target).step(step)
+}
+
+/// One message with one descriptor; its text is the name that runc sends.
+fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), Errno> {
+    let descriptors = [master.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let text = [IoSlice::new(b"/dev/ptmx")];
+    rustix::net::sendmsg(socket, &text, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+fn take(terminal: &OwnedFd) -> Result<(), Errno> {
+    rustix::process::setsid()?;
+    rustix::process::ioctl_tiocsctty(terminal)?;
+    rustix::stdio::dup2_stdin(terminal)?;
+    rustix::stdio::dup2_stdout(terminal)?;
+    rustix::stdio::dup2_stderr(terminal)
+}

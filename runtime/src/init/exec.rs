@@ -1,0 +1,158 @@
+//! The last steps: working directory, descriptors, and the workload itself.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::channel::{Channel, ToRuntime};
+use crate::engine::{Engine, Workload};
+use crate::error::{Error, Failure, Step};
+use crate::plan::{Plan, ProcessPlan};
+use crate::rooted::Rooted;
+use crate::sys::{self, CloseRange};
+
+/// Makes the working directory where the image has none, as runc does.
+pub fn make_cwd(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), Error> {
+    match root.make_dirs(&process.cwd) {
+        // Read-only, or not ours to look into: entering it will say.
+        Ok(_) | Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno).step(|| cwd_step(process)),
+    }
+}
+
+/// Enters the working directory. Never through a magic link: `/proc/self/fd/N` could be a
+/// directory of the host that the caller left open (CVE-2024-21626).
+///
+/// Called before and after the change of user, because either may lack the permission: an error
+/// counts only if the first attempt has failed too.
+pub fn enter_cwd(process: &ProcessPlan) -> Result<(), Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_MAGICLINKS;
+    let cwd = rustix::fs::openat2(rustix::fs::CWD, &process.cwd, flags, Mode::empty(), resolve);
+    match cwd.and_then(rustix::process::fchdir) {
+        Err(Errno::ACCESS) if at_cwd(process) => Ok(()),
+        Err(Errno::ACCESS) if rustix::process::getuid().is_root() => Ok(()),
+        entered => entered.step(|| cwd_step(process)),
+    }
+}
+
+fn at_cwd(process: &ProcessPlan) -> bool {
+    let current = rustix::process::getcwd(Vec::new());
+    current.is_ok_and(|current| {
+        Path::new(std::ffi::OsStr::from_bytes(current.as_bytes())) == process.cwd
+    })
+}
+
+fn cwd_step(process: &ProcessPlan) -> String {
+    format!("enter process.cwd {}", process.cwd.display())
+}
+
+/// Looks for the executable at `create` already, as runc does: a container that cannot run is not
+/// created. The words are runc's; Podman matches them.
+pub fn check_executable(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), Error> {
+    candidates(process, |path| {
+        let file = root.open(path, OFlags::PATH)?;
+        executable(&file)
+    })
+    .map(drop)
+}
+
+/// Executes the workload; returns only if it cannot.
+pub fn execute(process: &ProcessPlan) -> Result<i32, Error> {
+    let (args, env) = process.c_strings()?;
+    sys::reset_signals();
+    let program = candidates(process, |path| {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        executable(&rustix::fs::open(path, flags, Mode::empty())?)
+    })?;
+    let path = CString::new(program.as_os_str().as_bytes())
+        .map_err(|_| Error::config("process.args[0]", "has a NUL byte"))?;
+    let Err(errno) = sys::execve(&path, &args, &env);
+    Err(exec_failure(process, errno))
+}
+
+fn executable(file: &std::os::fd::OwnedFd) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(Errno::ACCESS);
+    }
+    // By mode, because the look at `create` is root's, whom access(2) lets pass.
+    match stat.st_mode & 0o111 {
+        0 => Err(Errno::ACCESS),
+        _ => Ok(()),
+    }
+}
+
+/// execvp(3)'s search: a name with a slash as it is, any other along the container's PATH.
+fn candidates(
+    process: &ProcessPlan,
+    check: impl Fn(&Path) -> Result<(), Errno>,
+) -> Result<PathBuf, Error> {
+    let name = &process.args[0];
+    if name.contains('/') {
+        let path = process.cwd.join(name);
+        return match check(&path) {
+            Ok(()) => Ok(path),
+            Err(Errno::ACCESS) => Err(exec_failure(process, Errno::ACCESS)),
+            Err(errno) => {
+                let step = format!("exec: {name:?}: stat {}", path.display());
+                Err(Failure::new(step, errno).into())
+            }
+        };
+    }
+    let mut denied = false;
+    for directory in process.variable("PATH").unwrap_or_default().split(':') {
+        let path = process.cwd.join(directory).join(name);
+        match check(&path) {
+            Ok(()) => return Ok(path),
+            Err(Errno::ACCESS) => denied = true,
+            Err(_) => {}
+        }
+    }
+    match denied {
+        true => Err(exec_failure(process, Errno::ACCESS)),
+        false => {
+            let reason = "executable file not found in $PATH";
+            Err(Failure::because(format!("exec: {name:?}"), reason).into())
+        }
+    }
+}
+
+fn exec_failure(process: &ProcessPlan, errno: Errno) -> Error {
+    Failure::new(format!("exec: {:?}", process.args[0]), errno).into()
+}
+
+/// Everything but stdio and the preserved descriptors is closed when the workload is executed.
+pub fn close_descriptors(preserve: u32) -> Result<(), Error> {
+    sys::close_range(3_u32.saturating_add(preserve), CloseRange::Cloexec)
+        .step(|| "close descriptors".to_owned())
+}
+
+/// Hands the process to the engine; returns the guest's exit status.
+pub fn run_engine(
+    mut engine: Box<dyn Engine>,
+    plan: &Plan,
+    channel: &Channel,
+) -> Result<i32, Error> {
+    let process = &plan.process;
+    sys::reset_signals();
+    sys::die_on_signals();
+    let name = engine.name();
+    let mounts = plan.mounts.iter().map(|mount| mount.destination.as_path());
+    let workload = Workload {
+        args: &process.args,
+        env: &process.env,
+        cwd: &process.cwd,
+        mounts: mounts.collect(),
+    };
+    channel
+        .send(&ToRuntime::Started)
+        .step(|| "tell the runtime".to_owned())?;
+    engine.run(&workload).map_err(|source| Error::Engine {
+        engine: name,
+        source,
+    })
+}

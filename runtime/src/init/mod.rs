@@ -1,0 +1,230 @@
+//! Init: the container's first process, from clone3(2) to the workload.
+//!
+//! [`main`] is the whole path, top to bottom, one file per step. The process is single-threaded,
+//! shares nothing with the runtime but the channel, and ends in execve(2), in the engine, or in
+//! `_exit` after it has reported what failed.
+
+mod cgroup;
+mod console;
+mod copy_up;
+mod credentials;
+mod devices;
+mod exec;
+mod home;
+mod hostname;
+mod mounts;
+mod network;
+mod paths;
+mod pivot;
+mod rootfs;
+mod sysctl;
+
+use std::os::fd::OwnedFd;
+
+use kiln_hooks::Stage;
+use rustix::process::{DumpableBehavior, Signal};
+
+use crate::channel::{Channel, ToInit, ToRuntime};
+use crate::engine::Engine;
+use crate::error::{Error, Step};
+use crate::plan::Plan;
+use crate::rooted::Rooted;
+use crate::state::{State, Status};
+use crate::sys;
+
+/// What init inherits from the runtime.
+pub struct Init {
+    /// What to build.
+    pub plan: Plan,
+    /// To the runtime, until the workload runs or `start` takes over.
+    pub channel: Channel,
+    /// The rootfs as a detached mount.
+    pub tree: OwnedFd,
+    /// For the hooks' input.
+    pub state: State,
+    /// Where `start` will call; None if the runtime itself starts the workload (`run`).
+    pub listener: Option<OwnedFd>,
+    /// Where the terminal's master goes.
+    pub console: Option<OwnedFd>,
+    /// Runs the workload instead of execve(2).
+    pub engine: Option<Box<dyn Engine>>,
+    /// pivot_root(2) rather than MS_MOVE.
+    pub pivot: bool,
+    /// Join a session keyring of its own.
+    pub keyring: bool,
+    /// How many descriptors from 3 on the workload gets.
+    pub preserve_fds: u32,
+}
+
+/// Everything from here to the workload. Holds, at its beginning: the runtime's root, mounts and
+/// network, its uid and capabilities, a pid namespace and user namespace of its own if the
+/// container has them.
+pub fn main(mut init: Init) -> ! {
+    let failure = match build(&mut init).and_then(|()| wait_for_start(&mut init)) {
+        Ok(()) => match start(&mut init) {
+            Ok(status) => sys::exit_now(status),
+            Err(error) => error.into_failure(),
+        },
+        Err(error) => error.into_failure(),
+    };
+    // The runtime may be gone, which is often why we are here: then there is nobody to tell.
+    let _ = init.channel.send(&ToRuntime::Failed(failure));
+    sys::exit_now(1);
+}
+
+/// Up to the status `created`: everything that needs no `start`.
+fn build(init: &mut Init) -> Result<(), Error> {
+    die_with_runtime()?;
+    let Init {
+        plan,
+        channel,
+        state,
+        ..
+    } = init;
+    let runtime_gone = || "wait for the runtime".to_owned();
+
+    plan.namespaces
+        .enter(|| channel.expect(ToInit::Mapped).step(runtime_gone))?;
+    if plan.namespaces.makes(libc::CLONE_NEWNET) {
+        network::loopback_up()?;
+    }
+    hostname::set(plan)?;
+
+    let old_root = rootfs::attach(plan, &init.tree)?;
+    let root = Rooted::new(&init.tree);
+    // The cgroup is made while the mounts up to here are; only what shows it must wait.
+    let cgroup_paths = state.cgroup.as_ref();
+    let mut cgroup_ready = cgroup::Ready::new(channel, &plan.namespaces);
+    mounts::make_all(plan, &root, cgroup_paths, &mut cgroup_ready)?;
+    cgroup_ready.wait()?;
+    devices::make_all(plan, &root)?;
+
+    run_create_hooks(plan, channel, state)?;
+    if let Some(engine) = &mut init.engine {
+        use std::os::fd::AsFd;
+        let name = engine.name();
+        engine
+            .load(init.tree.as_fd())
+            .map_err(|source| Error::Engine {
+                engine: name,
+                source,
+            })?;
+    }
+    if plan.process.terminal {
+        console::open(plan, &root, init.console.take())?;
+    }
+    let null = paths::host_null()?;
+    let proc = sysctl::needs_proc(plan)
+        .then(sysctl::open_proc)
+        .transpose()?;
+
+    // From here on nothing of the host can be reached by a path.
+    pivot::enter(plan, &init.tree, old_root, init.pivot)?;
+    if let Some(proc) = &proc {
+        sysctl::write_all(&plan.sysctl, proc)?;
+    }
+    paths::make_readonly(plan, &root)?;
+    paths::mask(plan, &root, &null)?;
+    rootfs::finish(plan, &init.tree)?;
+    if init.keyring {
+        credentials::join_keyring(&state.id)?;
+    }
+    exec::make_cwd(&plan.process, &root)?;
+    if init.engine.is_none() {
+        exec::check_executable(&plan.process, &root)?;
+    }
+    channel.send(&ToRuntime::Ready).step(runtime_gone)
+}
+
+/// Waits until the runtime (`run`) or `start` says go, and puts the channel that leads to the one
+/// who said so in place of the first.
+fn wait_for_start(init: &mut Init) -> Result<(), Error> {
+    let runtime_gone = || "wait for the runtime".to_owned();
+    match init.listener.take() {
+        None => {
+            init.channel.expect(ToInit::Start).step(runtime_gone)?;
+            outlive_runtime()
+        }
+        Some(listener) => {
+            init.channel.expect(ToInit::Created).step(runtime_gone)?;
+            outlive_runtime()?;
+            // The runtime sees the end of the channel: init is on its own now.
+            let (closed, _) = Channel::pair()?;
+            init.channel = closed;
+            let step = || "wait for start".to_owned();
+            let flags = rustix::net::SocketFlags::CLOEXEC;
+            let connection = loop {
+                match rustix::net::accept_with(&listener, flags) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    connection => break connection.step(step)?,
+                }
+            };
+            init.channel = Channel::from_socket(connection);
+            init.channel.expect(ToInit::Start).step(step)
+        }
+    }
+}
+
+/// From `start` to the workload; returns the engine's exit status, execve(2) does not return.
+fn start(init: &mut Init) -> Result<i32, Error> {
+    let Init { plan, state, .. } = init;
+    if let Some(hooks) = plan.hooks.start_container() {
+        kiln_hooks::run(
+            Stage::StartContainer,
+            Some(hooks),
+            &state.hook_input(Status::Created),
+        )?;
+    }
+    exec::enter_cwd(&plan.process)?;
+    let environment = home::with_home(&mut plan.process);
+    environment?;
+    if let Some(persona) = plan.process.personality {
+        sys::personality(persona).step(|| "set linux.personality".to_owned())?;
+    }
+    // From here on this process is the container's user, with its capabilities only.
+    credentials::become_user(&plan.process, plan.seccomp.as_ref())?;
+    exec::enter_cwd(&plan.process)?;
+    exec::close_descriptors(init.preserve_fds)?;
+    match init.engine.take() {
+        None => exec::execute(&init.plan.process),
+        Some(engine) => exec::run_engine(engine, &init.plan, &init.channel),
+    }
+}
+
+/// Until it is complete init must not outlive the runtime, or nobody would know of it. It must
+/// not be opened by others either: a process of a joined pid namespace with the capabilities of a
+/// joined user namespace could reach the host through /proc/PID/root (CVE-2016-9962).
+fn die_with_runtime() -> Result<(), Error> {
+    let step = || "prepare init".to_owned();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step(step)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+    Ok(())
+}
+
+fn outlive_runtime() -> Result<(), Error> {
+    rustix::process::set_parent_process_death_signal(None).step(|| "detach init".to_owned())
+}
+
+/// The hooks between the rootfs and pivot_root(2): those of the runtime's namespaces by the
+/// runtime, then those of the container's here.
+fn run_create_hooks(plan: &Plan, channel: &Channel, state: &State) -> Result<(), Error> {
+    let runtime_hooks = [Stage::Prestart, Stage::CreateRuntime];
+    if runtime_hooks
+        .iter()
+        .any(|stage| stage.of(&plan.hooks).is_some_and(|h| !h.is_empty()))
+    {
+        let step = || "wait for the runtime's hooks".to_owned();
+        channel.send(&ToRuntime::HooksPlease).step(step)?;
+        channel.expect(ToInit::HooksDone).step(step)?;
+    }
+    let hooks = plan.hooks.create_container().as_ref();
+    if hooks.is_some_and(|hooks| !hooks.is_empty()) {
+        kiln_hooks::run(
+            Stage::CreateContainer,
+            hooks,
+            &state.hook_input(Status::Creating),
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Makes the planned mounts, with the new mount API: everything by descriptor.
+//!
+//! The target is found inside the rootfs by one openat2(2) and handed to move_mount(2) as a
+//! descriptor, so that nothing can be swapped for a symlink in between.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+use super::cgroup::{self, Ready};
+use super::copy_up;
+use crate::error::{Error, Failure, Step};
+use crate::mounts::{MountPlan, Source, clone_tree};
+use crate::plan::Plan;
+use crate::rooted::Rooted;
+use crate::sys::{self, MountAttr};
+
+/// fsconfig(2) takes no longer values; mount(2) takes a page.
+const MAX_VALUE: usize = 255;
+
+/// Makes all mounts in the config's order.
+pub fn make_all(
+    plan: &Plan,
+    root: &Rooted<'_>,
+    cgroups: Option<&kiln_cgroups::Paths>,
+    cgroup_ready: &mut Ready<'_>,
+) -> Result<(), Error> {
+    for mount in &plan.mounts {
+        match &mount.source {
+            Source::Bind {
+                path,
+                recursive,
+                tree,
+            } => {
+                let made;
+                let tree = match tree {
+                    Some(tree) => tree,
+                    None => {
+                        made = clone_tree(path, *recursive)?;
+                        &made
+                    }
+                };
+                bind(mount, root, tree)?;
+            }
+            Source::New {
+                fstype,
+                data,
+                flags,
+            } => new(mount, root, fstype, data, flags)?,
+            Source::Cgroup => {
+                cgroup_ready.wait()?;
+                cgroup::mount(mount, root, cgroups, cgroup_ready.has_namespace())?;
+            }
+            Source::Remount => {
+                let target = root
+                    .open(&mount.destination, OFlags::PATH)
+                    .step(|| name(mount))?;
+                set_attributes(mount, &target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `mount SOURCE on DESTINATION`, for errors.
+pub fn name(mount: &MountPlan) -> String {
+    format!(
+        "mount {} on {}",
+        mount.source_name,
+        mount.destination.display()
+    )
+}
+
+fn bind(mount: &MountPlan, root: &Rooted<'_>, tree: &OwnedFd) -> Result<(), Error> {
+    let source = rustix::fs::fstat(tree).step(|| name(mount))?;
+    let is_dir = FileType::from_raw_mode(source.st_mode).is_dir();
+    let target = match is_dir {
+        true => root.make_dirs(&mount.destination),
+        false => root.make_file(&mount.destination),
+    };
+    let target = target.step(|| name(mount))?;
+    set_attributes(mount, tree)?;
+    attach(tree, &target).step(|| name(mount))
+}
+
+/// Attributes and propagation of a bind mount, and of one that is there already.
+fn set_attributes(mount: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
+    for (attr, recursive) in [(mount.attr, false), (mount.recursive_attr, true)] {
+        if attr != MountAttr::default() {
+            sys::mount_setattr(tree.as_fd(), attr, recursive, None)
+                .step(|| format!("set the options of {}", name(mount)))?;
+        }
+    }
+    set_propagation(mount, tree)
+}
+
+fn set_propagation(mount: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
+    for &(propagation, recursive) in &mount.propagation {
+        super::rootfs::set_propagation(tree, propagation, recursive)
+            .step(|| format!("set the propagation of {}", name(mount)))?;
+    }
+    Ok(())
+}
+
+fn new(
+    mount: &MountPlan,
+    root: &Rooted<'_>,
+    fstype: &str,
+    data: &[(String, Option<String>)],
+    flags: &[&'static str],
+) -> Result<(), Error> {
+    let target = match fstype {
+        // What reads as kernel state must be where its name says, not where an image's symlink
+        // leads (CVE-2019-19921, CVE-2023-27561).
+        "proc" | "sysfs" => real_dir(root, &mount.destination).step(|| name(mount))?,
+        _ => root.make_dirs(&mount.destination).step(|| name(mount))?,
+    };
+    if data
+        .iter()
+        .any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE))
+    {
+        return old_api(mount, &target, fstype, data);
+    }
+    let filesystem = Filesystem {
+        fstype,
+        source: &mount.source_name,
+        data,
+        flags,
+    };
+    let tree = filesystem
+        .make(mount.attr.set | mount.recursive_attr.set)
+        .map_err(|failure| Failure {
+            step: name(mount),
+            ..failure
+        })?;
+    set_propagation(mount, &tree)?;
+    if fstype == "tmpfs" {
+        let has_mode = data.iter().any(|(key, _)| key == "mode");
+        copy_up::fill(&tree, &target, mount.copy_up, has_mode)
+            .step(|| format!("fill {}", name(mount)))?;
+    }
+    attach(&tree, &target).step(|| name(mount))
+}
+
+fn real_dir(root: &Rooted<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match root.open_real(path, flags) {
+        Err(Errno::NOENT) => {
+            root.make_dirs(path)?;
+            root.open_real(path, flags)
+        }
+        other => other,
+    }
+}
+
+/// Attaches a detached mount to what `target` refers to.
+pub fn attach(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// A new instance of a filesystem.
+pub struct Filesystem<'a> {
+    /// As in /proc/filesystems.
+    pub fstype: &'a str,
+    /// What /proc/mounts will say.
+    pub source: &'a str,
+    /// Its own options.
+    pub data: &'a [(String, Option<String>)],
+    /// Generic flags.
+    pub flags: &'a [&'static str],
+}
+
+impl Filesystem<'_> {
+    /// Makes it as a detached mount with MOUNT_ATTR_* `attr`: fsopen(2), fsconfig(2), fsmount(2).
+    /// The failure holds what the filesystem itself says of it.
+    pub fn make(&self, attr: u64) -> Result<OwnedFd, Failure> {
+        let failure = |errno| Failure::new(format!("mount {}", self.fstype), errno);
+        let context =
+            fsopen(self.fstype, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
+                Errno::NODEV => Failure::because(
+                    format!("mount {}", self.fstype),
+                    format!("the kernel knows no filesystem {:?}", self.fstype),
+                ),
+                errno => failure(errno),
+            })?;
+        self.configure(&context).map_err(|errno| {
+            let said = messages(&context);
+            Failure {
+                reason: (!said.is_empty()).then_some(said),
+                ..failure(errno)
+            }
+        })?;
+        let attr = MountAttrFlags::from_bits_retain(attr as _);
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).map_err(failure)
+    }
+
+    fn configure(&self, context: &OwnedFd) -> Result<(), Errno> {
+        if !self.source.is_empty() {
+            fsconfig_set_string(context, "source", self.source)?;
+        }
+        for flag in self.flags {
+            fsconfig_set_flag(context, *flag)?;
+        }
+        for (key, value) in self.data {
+            match value {
+                Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
+                None => fsconfig_set_flag(context, key.as_str())?,
+            }
+        }
+        fsconfig_create(context)
+    }
+}
+
+/// What the kernel logged for a filesystem context: `e invalid value for ...`.
+fn messages(context: &OwnedFd) -> String {
+    let mut said = Vec::new();
+    let mut buffer = [0; 512];
+    while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer) {
+        let line = String::from_utf8_lossy(&buffer[..length]);
+        said.push(
+            line.trim_start_matches(['e', 'w', 'i', ' '])
+                .trim_end()
+                .to_owned(),
+        );
+    }
+    said.join(", ")
+}
+
+/// mount(2), for options that are too long for fsconfig(2) (an overlay's lowerdir). The target is
+/// reached through its descriptor in the host's /proc, which is still there.
+fn old_api(
+    mount: &MountPlan,
+    target: &OwnedFd,
+    fstype: &str,
+    data: &[(String, Option<String>)],
+) -> Result<(), Error> {
+    use std::os::fd::AsRawFd;
+    let words = data.iter().map(|(key, value)| match value {
+        Some(value) => format!("{key}={value}"),
+        None => key.clone(),
+    });
+    let data = words.collect::<Vec<_>>().join(",");
+    let data = std::ffi::CString::new(data)
+        .map_err(|_| Error::config(name(mount), "has a NUL byte in its options"))?;
+    let target_path = format!("/proc/self/fd/{}", target.as_raw_fd());
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount(
+        mount.source_name.as_str(),
+        &target_path,
+        fstype,
+        flags,
+        data.as_c_str(),
+    )
+    .step(|| name(mount))?;
+    // `target` still refers to the directory below the new mount.
+    let mode = Mode::empty();
+    let mounted = rustix::fs::open(&target_path, OFlags::PATH | OFlags::CLOEXEC, mode)
+        .step(|| name(mount))?;
+    set_attributes(mount, &mounted)
+}

@@ -1,0 +1,117 @@
+//! linux.maskedPaths and linux.readonlyPaths.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use super::mounts::{Filesystem, attach};
+use crate::error::{Error, Failure, Step};
+use crate::plan::Plan;
+use crate::rooted::Rooted;
+use crate::sys::{self, MountAttr};
+
+/// Opens the host's /dev/null, checked: the container's could be anything (CVE-2025-31133).
+pub fn host_null() -> Result<OwnedFd, Error> {
+    let step = || "open the host's /dev/null".to_owned();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step(step)?;
+    let stat = rustix::fs::fstat(&null).step(step)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode).is_char_device()
+        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if !is_null {
+        return Err(Failure::because(step(), "it is not the null device").into());
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(&null, "", flags).step(step)
+}
+
+/// Makes each path, with all below it, read-only. One that is not there needs nothing.
+pub fn make_readonly(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
+    for path in &plan.readonly_paths {
+        let step = || format!("make {} read-only", path.display());
+        let Some(target) = existing(root, path).step(step)? else {
+            continue;
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(&target, "", flags).step(step)?;
+        let attr = MountAttr {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..MountAttr::default()
+        };
+        sys::mount_setattr(tree.as_fd(), attr, true, None).step(step)?;
+        attach(&tree, &target).step(step)?;
+    }
+    Ok(())
+}
+
+/// Hides each path: a file behind /dev/null, a directory behind an empty read-only tmpfs.
+pub fn mask(plan: &Plan, root: &Rooted<'_>, null: &OwnedFd) -> Result<(), Error> {
+    let mut null = Some(null);
+    let (mut null_mounted, mut empty) = (None, None);
+    for path in &plan.masked_paths {
+        let step = || format!("mask {}", path.display());
+        let Some(target) = existing(root, path).step(step)? else {
+            continue;
+        };
+        let stat = rustix::fs::fstat(&target).step(step)?;
+        let mask = match FileType::from_raw_mode(stat.st_mode).is_dir() {
+            true => next(&mut empty, || {
+                Ok(Filesystem {
+                    fstype: "tmpfs",
+                    source: "tmpfs",
+                    data: &[
+                        ("nr_blocks".to_owned(), Some("1".to_owned())),
+                        ("nr_inodes".to_owned(), Some("1".to_owned())),
+                    ],
+                    flags: &["ro"],
+                }
+                .make(libc::MOUNT_ATTR_RDONLY)?)
+            }),
+            false => next(&mut null_mounted, || match null.take() {
+                Some(null) => null.try_clone().step(step),
+                None => Err(Failure::because(step(), "nothing to mask it with").into()),
+            }),
+        };
+        attach(&mask?, &target).step(step)?;
+    }
+    Ok(())
+}
+
+/// The first time the mount made by `make`, afterwards copies of it: one superblock serves all.
+/// `mounted` refers to the first one, which by the second call is attached (Linux before 6.15
+/// does not copy a detached mount).
+fn next(
+    mounted: &mut Option<OwnedFd>,
+    make: impl FnOnce() -> Result<OwnedFd, Error>,
+) -> Result<OwnedFd, Error> {
+    let step = || "copy a mask".to_owned();
+    match mounted {
+        Some(first) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            rustix::mount::open_tree(&*first, "", flags).step(step)
+        }
+        None => {
+            let first = make()?;
+            *mounted = Some(first.try_clone().step(step)?);
+            Ok(first)
+        }
+    }
+}
+
+fn existing(root: &Rooted<'_>, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    match root.open(path, OFlags::PATH) {
+        Ok(target) => Ok(Some(target)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,139 @@
+//! `kill`: runtime.md#kill.
+
+use std::os::fd::AsFd;
+
+use kiln_cgroups::Cgroup;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use crate::error::{Error, Failure, Step};
+use crate::process::Process;
+use crate::state::{ContainerDir, Status};
+use crate::sys;
+
+/// How long a process may take to end after SIGKILL: it may have much memory to give back.
+const END_LIMIT: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// Sends signal `number` to init, or to every process of the container.
+///
+/// # Errors
+/// The container is neither created nor running (`container not running`).
+pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
+    let state = dir
+        .read()?
+        .ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+    if let (true, Some(paths)) = (all, &state.cgroup) {
+        // Also after init has ended: with a shared pid namespace its children live on.
+        return Ok(Cgroup::open(paths)?.signal(number)?);
+    }
+    let alive = matches!(dir.status(&state), Status::Created | Status::Running);
+    let sent = match &state.init {
+        Some(init) if alive => init.signal(number)?,
+        _ => false,
+    };
+    if sent { Ok(()) } else { Err(Error::NotRunning) }
+}
+
+/// A signal by number or by name, with or without SIG, in any case; signal(7).
+///
+/// # Errors
+/// There is no such signal.
+pub fn parse_signal(text: &str) -> Result<i32, Error> {
+    let unknown = || Error::config("signal", format!("unknown signal {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        // 0 only checks. 64 is SIGRTMAX.
+        return (0..=64)
+            .contains(&number)
+            .then_some(number)
+            .ok_or_else(unknown);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        return real_time(libc::SIGRTMIN(), offset).ok_or_else(unknown);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX") {
+        return real_time(libc::SIGRTMAX(), offset).ok_or_else(unknown);
+    }
+    format!("SIG{name}")
+        .parse::<nix::sys::signal::Signal>()
+        .map(|signal| signal as i32)
+        .map_err(|_| unknown())
+}
+
+/// `""`, `+3`, `-2` from SIGRTMIN or SIGRTMAX.
+fn real_time(base: i32, offset: &str) -> Option<i32> {
+    let offset = if offset.is_empty() {
+        0
+    } else {
+        offset.parse::<i32>().ok()?
+    };
+    let number = base.checked_add(offset)?;
+    (libc::SIGRTMIN()..=libc::SIGRTMAX())
+        .contains(&number)
+        .then_some(number)
+}
+
+/// Sends SIGKILL to init and waits on its pidfd until it has ended. One that has ended is fine.
+///
+/// # Errors
+/// The signal cannot be sent, or init has not ended after 10 s.
+pub(crate) fn end_init(init: &Process) -> Result<(), Error> {
+    let Some(pidfd) = init.pidfd()? else {
+        return Ok(());
+    };
+    let step = || format!("kill process {}", init.pid);
+    match sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
+        Err(Errno::SRCH) => return Ok(()),
+        sent => sent.step(step)?,
+    }
+    let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
+    loop {
+        match rustix::event::poll(&mut poll, Some(&END_LIMIT)) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Err(Failure::because(step(), "it has not ended in 10 s").into()),
+            ended => return ended.step(step).map(drop),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, number) in [
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("hup", 1),
+            ("9", 9),
+            ("0", 0),
+            ("64", 64),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("rtmax-1", 63),
+            ("USR2", 12),
+        ] {
+            assert_eq!(parse_signal(text).unwrap(), number, "{text}");
+        }
+        for bad in [
+            "",
+            "SIG",
+            "65",
+            "-1",
+            "SIGSIGKILL",
+            "RTMIN+40",
+            "RTMAX+1",
+            "RTMIN+",
+            "9 ",
+        ] {
+            assert!(parse_signal(bad).is_err(), "{bad:?}");
+        }
+    }
+}

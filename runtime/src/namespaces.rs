@@ -1,0 +1,484 @@
+//! linux.namespaces, linux.uidMappings, linux.gidMappings and linux.timeOffsets: which namespaces
+//! a container has, and the one clone3(2) that puts its init in them.
+//!
+//! One process suffices for all of them. What a process cannot do for itself the runtime does
+//! around the clone: it joins a pid namespace for its children (setns(2)), opens a time namespace
+//! and writes its offsets, and, because a process in a new user namespace may no longer join what
+//! belongs to another one, joins the other namespaces first; afterwards it returns to its own.
+//!
+//! Everything else is left to init ([`Namespaces::enter`]): it makes its network namespace (the
+//! slowest, about 1 ms) while the runtime makes the cgroups on the other core.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{
+    Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::LinkNameSpaceType;
+
+use crate::error::{Error, Step};
+use crate::sys::{self, Cloned};
+
+/// One kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    typ: LinuxNamespaceType,
+    /// As in config.json.
+    name: &'static str,
+    /// As in /proc/PID/ns.
+    file: &'static str,
+    flag: i32,
+    link: LinkNameSpaceType,
+}
+
+/// In the order in which they are joined: the user namespace first, because it decides what may
+/// be done to the others; the mount namespace last, because it takes the host's paths away.
+const KINDS: [Kind; 8] = {
+    use LinkNameSpaceType as L;
+    use LinuxNamespaceType as T;
+    const fn kind(typ: T, name: &'static str, file: &'static str, flag: i32, link: L) -> Kind {
+        Kind {
+            typ,
+            name,
+            file,
+            flag,
+            link,
+        }
+    }
+    [
+        kind(T::User, "user", "user", libc::CLONE_NEWUSER, L::User),
+        kind(T::Pid, "pid", "pid", libc::CLONE_NEWPID, L::ProcessID),
+        kind(T::Time, "time", "time", libc::CLONE_NEWTIME, L::Time),
+        kind(T::Network, "network", "net", libc::CLONE_NEWNET, L::Network),
+        kind(
+            T::Ipc,
+            "ipc",
+            "ipc",
+            libc::CLONE_NEWIPC,
+            L::InterProcessCommunication,
+        ),
+        kind(
+            T::Uts,
+            "uts",
+            "uts",
+            libc::CLONE_NEWUTS,
+            L::HostNameAndNISDomainName,
+        ),
+        kind(
+            T::Cgroup,
+            "cgroup",
+            "cgroup",
+            libc::CLONE_NEWCGROUP,
+            L::ControlGroup,
+        ),
+        kind(T::Mount, "mount", "mnt", libc::CLONE_NEWNS, L::Mount),
+    ]
+};
+
+/// User and group ids of a user namespace, as lines of uid_map and gid_map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMaps {
+    uid_map: String,
+    gid_map: String,
+}
+
+impl IdMaps {
+    /// Checks both maps; `field` names where they stand (`linux`, `mounts[3]`).
+    ///
+    /// # Errors
+    /// A map is missing, empty, or has an empty range.
+    pub fn new(
+        field: &str,
+        uids: Option<&Vec<LinuxIdMapping>>,
+        gids: Option<&Vec<LinuxIdMapping>>,
+    ) -> Result<Self, Error> {
+        let map = |name: &str, mappings: Option<&Vec<LinuxIdMapping>>| {
+            let field = format!("{field}.{name}");
+            let mappings = mappings
+                .filter(|mappings| !mappings.is_empty())
+                .ok_or_else(|| Error::config(&field, "is needed"))?;
+            let mut text = String::new();
+            for (index, map) in mappings.iter().enumerate() {
+                if map.size() == 0 {
+                    return Err(Error::config(
+                        format!("{field}[{index}].size"),
+                        "must not be 0",
+                    ));
+                }
+                text += &format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
+            }
+            Ok(text)
+        };
+        Ok(Self {
+            uid_map: map("uidMappings", uids)?,
+            gid_map: map("gidMappings", gids)?,
+        })
+    }
+
+    /// Writes the maps of the user namespace that process `pid` has just been made with:
+    /// user_namespaces(7).
+    ///
+    /// # Errors
+    /// The kernel refuses a map (EINVAL: ranges overlap; EPERM: not ours to map).
+    pub fn write(&self, pid: i32) -> Result<(), Error> {
+        for (file, map) in [("uid_map", &self.uid_map), ("gid_map", &self.gid_map)] {
+            // One write(2), as the kernel demands.
+            std::fs::write(format!("/proc/{pid}/{file}"), map)
+                .step(|| format!("write {file} {:?}", map.trim_end().replace('\n', ", ")))?;
+        }
+        Ok(())
+    }
+
+    /// A new user namespace with these maps, held by nothing but the descriptor (for an idmapped
+    /// mount). Forks a process and ends it.
+    ///
+    /// # Errors
+    /// The namespace cannot be made, or a map is refused.
+    pub fn namespace(&self) -> Result<OwnedFd, Error> {
+        let step = || "make a user namespace for an idmapped mount".to_owned();
+        let (pid, pidfd) = match sys::clone3(libc::CLONE_NEWUSER as u64, None).step(step)? {
+            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+            Cloned::Child => loop {
+                // Ends with SIGKILL from below, or with its parent.
+                let signal = Some(rustix::process::Signal::KILL);
+                let _ = rustix::process::set_parent_process_death_signal(signal);
+                if rustix::process::getppid().is_none() {
+                    sys::exit_now(1);
+                }
+                let _ = rustix::event::poll(&mut [], None);
+            },
+        };
+        let namespace = self
+            .write(pid)
+            .and_then(|()| open_namespace(Path::new(&format!("/proc/{pid}/ns/user"))).step(step));
+        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+        let options = rustix::process::WaitIdOptions::EXITED;
+        let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), options);
+        namespace
+    }
+}
+
+#[derive(Debug)]
+struct Join {
+    kind: Kind,
+    namespace: OwnedFd,
+    path: String,
+}
+
+/// A container's namespaces, checked and opened.
+#[derive(Debug)]
+pub struct Namespaces {
+    new: i32,
+    joined: Vec<Join>,
+    maps: Option<IdMaps>,
+    time_offsets: String,
+}
+
+impl Namespaces {
+    /// Checks linux.namespaces with what belongs to it, and opens the namespaces to join.
+    ///
+    /// # Errors
+    /// A kind stands there twice, a path is not a namespace of its kind, maps are missing or
+    /// superfluous.
+    pub fn new(linux: &Linux) -> Result<Self, Error> {
+        let listed = linux.namespaces().as_deref().unwrap_or_default();
+        let (mut new, mut joined) = (0, Vec::new());
+        for kind in KINDS {
+            let mut of_kind = listed
+                .iter()
+                .enumerate()
+                .filter(|(_, ns)| ns.typ() == kind.typ);
+            let Some((index, namespace)) = of_kind.next() else {
+                continue;
+            };
+            if let Some((index, _)) = of_kind.next() {
+                let field = format!("linux.namespaces[{index}].type");
+                return Err(Error::config(
+                    field,
+                    format!("{} stands there twice", kind.name),
+                ));
+            }
+            match given_path(namespace) {
+                None => new |= kind.flag,
+                Some(path) => joined.push(Join::open(kind, index, path)?),
+            }
+        }
+        let has = |flag| new & flag != 0;
+        if !has(libc::CLONE_NEWNS) && !joined.iter().any(|j| j.kind.flag == libc::CLONE_NEWNS) {
+            // Without one, the container's mounts would be the host's.
+            return Err(Error::config(
+                "linux.namespaces",
+                "a mount namespace is needed",
+            ));
+        }
+        let (uids, gids) = (linux.uid_mappings().as_ref(), linux.gid_mappings().as_ref());
+        let maps = if has(libc::CLONE_NEWUSER) {
+            Some(IdMaps::new("linux", uids, gids)?)
+        } else {
+            None
+        };
+        let time_offsets = time_offsets(linux.time_offsets().as_ref(), has(libc::CLONE_NEWTIME))?;
+        Ok(Self {
+            new,
+            joined,
+            maps,
+            time_offsets,
+        })
+    }
+
+    /// Whether a new namespace of this kind (CLONE_NEW*) is made.
+    pub fn makes(&self, flag: i32) -> bool {
+        self.new & flag != 0
+    }
+
+    /// Whether the container has a namespace of this kind (CLONE_NEW*) that is not the runtime's:
+    /// made or joined.
+    pub fn has(&self, flag: i32) -> bool {
+        self.makes(flag) || self.joined.iter().any(|join| join.kind.flag == flag)
+    }
+
+    /// The maps of the user namespace that is made, if one is.
+    pub fn maps(&self) -> Option<&IdMaps> {
+        self.maps.as_ref()
+    }
+
+    /// Whether the runtime must join this one for init, see the module's text.
+    fn joined_by_runtime(&self, join: &Join) -> bool {
+        join.kind.flag == libc::CLONE_NEWPID
+            || join.kind.flag == libc::CLONE_NEWTIME
+            || self.makes(libc::CLONE_NEWUSER)
+    }
+
+    /// Forks init: clone3(2) with the pid and user namespace. The runtime is back in its own
+    /// namespaces when this returns.
+    ///
+    /// # Errors
+    /// A namespace cannot be joined or made. No process is left then.
+    pub fn clone(&self, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Error> {
+        let mut away = Vec::new();
+        let cloned = self.leave(&mut away).and_then(|()| {
+            let flags = self.new & (libc::CLONE_NEWPID | libc::CLONE_NEWUSER);
+            sys::clone3(flags as u64, cgroup).step(|| "clone the container's init".to_owned())
+        });
+        if matches!(cloned, Ok(Cloned::Child)) {
+            return cloned;
+        }
+        for (kind, own) in away.iter().rev() {
+            let back = rustix::thread::move_into_link_name_space(own.as_fd(), Some(kind.link));
+            if let Err(errno) = back {
+                if let Ok(Cloned::Parent { pidfd, .. }) = &cloned {
+                    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                }
+                return Err(errno).step(|| format!("return to the {} namespace", kind.name));
+            }
+        }
+        cloned
+    }
+
+    /// Joins and opens what init will inherit, and records how to return.
+    fn leave(&self, away: &mut Vec<(Kind, OwnedFd)>) -> Result<(), Error> {
+        let own = |kind: Kind| {
+            let path = format!("/proc/self/ns/{}", kind.file);
+            open_namespace(Path::new(&path)).step(|| format!("open {path}"))
+        };
+        for join in self
+            .joined
+            .iter()
+            .filter(|join| self.joined_by_runtime(join))
+        {
+            away.push((join.kind, own(join.kind)?));
+            join.enter()?;
+        }
+        if self.makes(libc::CLONE_NEWTIME) {
+            let time = KINDS[2];
+            away.push((time, own(time)?));
+            unshare(libc::CLONE_NEWTIME).step(|| "make a time namespace".to_owned())?;
+            if !self.time_offsets.is_empty() {
+                std::fs::write("/proc/self/timens_offsets", &self.time_offsets)
+                    .step(|| "write linux.timeOffsets".to_owned())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// In init: joins and makes all that [`Self::clone`] has left, but the cgroup namespace
+    /// ([`Self::enter_cgroup`]). `mapped` waits until a new user namespace has its maps.
+    ///
+    /// From here on init is root of the container's user namespace.
+    ///
+    /// # Errors
+    /// A namespace cannot be joined or made.
+    pub fn enter(&self, mapped: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        if self.makes(libc::CLONE_NEWUSER) {
+            mapped()?;
+            become_root()?;
+        }
+        for join in self
+            .joined
+            .iter()
+            .filter(|join| !self.joined_by_runtime(join))
+        {
+            join.enter()?;
+            if join.kind.flag == libc::CLONE_NEWUSER {
+                become_root()?;
+            }
+        }
+        let later =
+            libc::CLONE_NEWPID | libc::CLONE_NEWUSER | libc::CLONE_NEWTIME | libc::CLONE_NEWCGROUP;
+        unshare(self.new & !later).step(|| "make the container's namespaces".to_owned())
+    }
+
+    /// In init, once it is in its cgroup: that cgroup becomes the root of a new cgroup namespace.
+    ///
+    /// # Errors
+    /// Those of unshare(2).
+    pub fn enter_cgroup(&self) -> Result<(), Error> {
+        unshare(self.new & libc::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".to_owned())
+    }
+}
+
+impl Join {
+    fn open(kind: Kind, index: usize, path: &Path) -> Result<Self, Error> {
+        let field = || format!("linux.namespaces[{index}].path");
+        if !path.is_absolute() {
+            return Err(Error::config(
+                field(),
+                format!("{} is not absolute", path.display()),
+            ));
+        }
+        let namespace =
+            open_namespace(path).step(|| format!("{}: open {}", field(), path.display()))?;
+        Ok(Self {
+            kind,
+            namespace,
+            path: path.display().to_string(),
+        })
+    }
+
+    fn enter(&self) -> Result<(), Error> {
+        // With its kind given the kernel refuses a namespace of another kind, or another file.
+        rustix::thread::move_into_link_name_space(self.namespace.as_fd(), Some(self.kind.link))
+            .step(|| format!("join the {} namespace {}", self.kind.name, self.path))
+    }
+}
+
+fn given_path(namespace: &LinuxNamespace) -> Option<&Path> {
+    // runc takes an empty path for no path.
+    namespace
+        .path()
+        .as_deref()
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn unshare(flags: i32) -> Result<(), Errno> {
+    if flags == 0 {
+        return Ok(());
+    }
+    nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(flags))
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))
+}
+
+/// The runtime's uid has no name in the user namespace until this: what init makes from here on
+/// belongs to the container's root.
+fn become_root() -> Result<(), Error> {
+    use rustix::process::{Gid, Uid};
+    let step = || "become root of the user namespace".to_owned();
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).step(step)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step(step)
+}
+
+/// Lines for /proc/PID/timens_offsets: time_namespaces(7).
+fn time_offsets(
+    offsets: Option<&HashMap<String, LinuxTimeOffset>>,
+    made: bool,
+) -> Result<String, Error> {
+    let mut text = String::new();
+    for (clock, offset) in offsets.into_iter().flatten() {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            let field = format!("linux.timeOffsets.{clock}");
+            return Err(Error::config(
+                field,
+                "only monotonic and boottime have an offset",
+            ));
+        }
+        let (secs, nanosecs) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        text += &format!("{clock} {secs} {nanosecs}\n");
+    }
+    if !text.is_empty() && !made {
+        let problem = "needs a time namespace without a path in linux.namespaces";
+        return Err(Error::config("linux.timeOffsets", problem));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn linux(json: &str) -> Linux {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn problem(json: &str) -> String {
+        Namespaces::new(&linux(json)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn kinds_are_made_or_joined() {
+        let namespaces = Namespaces::new(&linux(
+            r#"{"namespaces":[{"type":"mount"},{"type":"pid"},
+                {"type":"network","path":"/proc/self/ns/net"},{"type":"ipc","path":""}]}"#,
+        ))
+        .unwrap();
+        assert!(namespaces.makes(libc::CLONE_NEWNS) && namespaces.makes(libc::CLONE_NEWIPC));
+        assert!(namespaces.has(libc::CLONE_NEWNET) && !namespaces.makes(libc::CLONE_NEWNET));
+        assert!(!namespaces.has(libc::CLONE_NEWUSER));
+    }
+
+    #[test]
+    fn wrong_ones_are_named() {
+        let twice = r#"{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"pid"}]}"#;
+        assert!(problem(twice).starts_with("linux.namespaces[2].type: pid"));
+        let gone = r#"{"namespaces":[{"type":"mount"},{"type":"pid","path":"/nowhere"}]}"#;
+        assert!(problem(gone).contains("/nowhere: no such file"));
+        assert!(problem(r#"{"namespaces":[{"type":"pid"}]}"#).contains("mount namespace"));
+        let user = r#"{"namespaces":[{"type":"mount"},{"type":"user"}]}"#;
+        assert!(problem(user).starts_with("linux.uidMappings"));
+        let time = r#"{"namespaces":[{"type":"mount"}],"timeOffsets":{"boottime":{"secs":1}}}"#;
+        assert!(problem(time).starts_with("linux.timeOffsets"));
+    }
+
+    #[test]
+    fn maps_become_lines() {
+        let maps = linux(
+            r#"{"uidMappings":[{"containerID":0,"hostID":1000,"size":1},
+                {"containerID":1,"hostID":100000,"size":65536}],
+                "gidMappings":[{"containerID":0,"hostID":7,"size":0}]}"#,
+        );
+        let error = IdMaps::new(
+            "linux",
+            maps.uid_mappings().as_ref(),
+            maps.gid_mappings().as_ref(),
+        );
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("linux.gidMappings[0].size")
+        );
+        let maps = IdMaps::new(
+            "m",
+            maps.uid_mappings().as_ref(),
+            maps.uid_mappings().as_ref(),
+        );
+        assert_eq!(maps.unwrap().uid_map, "0 1000 1\n1 100000 65536\n");
+    }
+}

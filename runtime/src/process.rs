@@ -1,0 +1,112 @@
+//! A process, told from any other that has had its pid.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Step};
+use crate::sys;
+
+/// A pid and when its process began: the pair is not used again until the next boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The pid in the runtime's pid namespace.
+    pub pid: i32,
+    /// Clock ticks from boot to its beginning: field 22 of /proc/PID/stat (proc_pid_stat(5)).
+    pub start_ticks: u64,
+}
+
+impl Process {
+    /// Describes a living (or unreaped) process.
+    ///
+    /// # Errors
+    /// /proc has no such process.
+    pub fn of(pid: i32) -> Result<Self, Error> {
+        let (start_ticks, _) = stat(pid).step(|| format!("read /proc/{pid}/stat"))?;
+        Ok(Self { pid, start_ticks })
+    }
+
+    /// Whether the process is still there; a zombie has ended.
+    pub fn is_alive(&self) -> bool {
+        stat(self.pid).is_ok_and(|(start_ticks, state)| {
+            start_ticks == self.start_ticks && !matches!(state, 'Z' | 'X' | 'x')
+        })
+    }
+
+    /// A pidfd of the process; None if it has ended.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2).
+    pub fn pidfd(&self) -> Result<Option<OwnedFd>, Error> {
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return Ok(None);
+        };
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(None),
+            pidfd => pidfd.step(|| format!("open process {pid:?}"))?,
+        };
+        // Checked while the pidfd pins the process: if it is this one now, it is in the pidfd.
+        Ok(self.is_alive().then_some(pidfd))
+    }
+
+    /// Sends signal `number`; false if the process has ended.
+    ///
+    /// # Errors
+    /// Those of pidfd_send_signal(2).
+    pub fn signal(&self, number: i32) -> Result<bool, Error> {
+        let Some(pidfd) = self.pidfd()? else {
+            return Ok(false);
+        };
+        match sys::pidfd_send_signal(pidfd.as_fd(), number) {
+            Err(Errno::SRCH) => Ok(false),
+            sent => sent
+                .step(|| format!("send signal {number} to {}", self.pid))
+                .map(|()| true),
+        }
+    }
+}
+
+/// Start time and state letter.
+fn stat(pid: i32) -> std::io::Result<(u64, char)> {
+    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    // The command's name is in parentheses and may hold anything; count from its end.
+    let end = text.iter().rposition(|&byte| byte == b')').unwrap_or(0);
+    let fields = String::from_utf8_lossy(&text[end..]);
+    let mut fields = fields.split(' ').skip(1);
+    let state = fields.next().and_then(|field| field.chars().next());
+    let ticks = fields.nth(18).and_then(|field| field.parse().ok());
+    state
+        .zip(ticks)
+        .map(|(state, ticks)| (ticks, state))
+        .ok_or(std::io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_its_successor() {
+        let own = Process::of(std::process::id() as i32).unwrap();
+        assert!(own.is_alive());
+        assert!(own.pidfd().unwrap().is_some());
+        let other = Process {
+            start_ticks: own.start_ticks + 1,
+            ..own
+        };
+        assert!(!other.is_alive());
+        assert!(!other.signal(0).unwrap());
+    }
+
+    #[test]
+    fn an_ended_process_is_not_alive() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::of(child.id() as i32).unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+        assert!(!process.signal(9).unwrap());
+    }
+}

@@ -1,0 +1,52 @@
+//! `start`: runtime.md#start.
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::channel::{Channel, ToInit};
+use crate::create::{await_workload, run_poststart};
+use crate::error::{Error, Step};
+use crate::state::{ContainerDir, START_SOCKET, State, Status};
+
+/// Executes the workload of a created container and returns once it runs.
+///
+/// # Errors
+/// The container is not created, or the workload cannot be executed; the container is stopped
+/// then.
+pub fn start(dir: &ContainerDir) -> Result<(), Error> {
+    dir.lock()?;
+    let state = dir
+        .read()?
+        .ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+    let refused = |status| Error::Status {
+        id: dir.id().to_string(),
+        operation: "start",
+        status,
+    };
+    match dir.status(&state) {
+        Status::Created => {}
+        status => return Err(refused(status)),
+    }
+    let step = || format!("start container {}", dir.id());
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).step(step)?;
+    let address = SocketAddrUnix::new(dir.short_path(START_SOCKET)).step(step)?;
+    rustix::net::connect(&socket, &address).step(step)?;
+    // Before the message: if we are killed in between, init sees the end of the connection and
+    // ends; a status of `created` with a running workload cannot be.
+    if !dir.take_start_socket()? {
+        return Err(refused(Status::Running));
+    }
+    let channel = Channel::from_socket(socket);
+    channel.send(&ToInit::Start).step(step)?;
+    await_workload(&channel)?;
+    after_start(&state)
+}
+
+/// The poststart hooks; where one fails the container is stopped.
+fn after_start(state: &State) -> Result<(), Error> {
+    let hooks = run_poststart(state);
+    if let (Err(_), Some(init)) = (&hooks, &state.init) {
+        init.signal(libc::SIGKILL)?;
+    }
+    hooks
+}

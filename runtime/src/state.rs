@@ -1,0 +1,451 @@
+//! The container's state on disk: one directory per container below the state root.
+//!
+//! ```text
+//! ROOT/ID/state.json   written whole (temporary file, rename)
+//! ROOT/ID/start.sock   init listens here until `start`; gone once it was asked to start
+//! ```
+//!
+//! The directory is locked (flock(2)) by create, start and delete while they work. It is 0700:
+//! nobody else can reach the socket or read annotations.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use oci_spec::runtime::Hook;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Step};
+use crate::id::ContainerId;
+use crate::process::Process;
+
+/// The socket on which a created container's init waits for `start`.
+pub const START_SOCKET: &str = "start.sock";
+const STATE_FILE: &str = "state.json";
+const STATE_TEMPORARY: &str = "state.json.new";
+
+/// Where a container is in its life: runtime-spec, runtime.md#state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// `create` is at work.
+    Creating,
+    /// Init waits for `start`.
+    Created,
+    /// The workload runs.
+    Running,
+    /// Init has ended.
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// What is kept of a container: all that later commands need, whatever becomes of its bundle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// `ociVersion` of the config.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// Init; absent until it exists.
+    pub init: Option<Process>,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root directory on the host, absolute.
+    pub rootfs: PathBuf,
+    /// When `create` began, RFC 3339 in UTC.
+    pub created: String,
+    /// The config's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Who created it: the effective uid.
+    pub owner: u32,
+    /// Where its cgroups are; absent where it has none.
+    pub cgroup: Option<kiln_cgroups::Paths>,
+    /// Hooks that are still to run, as they were at `create`.
+    pub poststart: Option<Vec<Hook>>,
+    /// The same, after the container has stopped.
+    pub poststop: Option<Vec<Hook>>,
+}
+
+/// The state as `state` prints it and as hooks get it: runtime.md#state, with runc's additions
+/// `rootfs`, `created` and `owner`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StateDocument {
+    /// `ociVersion` of the config.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// As of now.
+    pub status: Status,
+    /// Init in the runtime's pid namespace; 0 once it has ended.
+    pub pid: i32,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root directory on the host, absolute.
+    pub rootfs: PathBuf,
+    /// When `create` began, RFC 3339 in UTC.
+    pub created: String,
+    /// The config's annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Name of the user who created it; empty for root, as runc prints it.
+    pub owner: String,
+}
+
+impl State {
+    /// The document for a container in `status`.
+    pub fn document(&self, status: Status) -> StateDocument {
+        StateDocument {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status,
+            pid: match status {
+                Status::Stopped => 0,
+                _ => self.init.as_ref().map_or(0, |init| init.pid),
+            },
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.clone(),
+            created: self.created.clone(),
+            annotations: self.annotations.clone(),
+            owner: String::new(),
+        }
+    }
+
+    /// The document as hooks get it on stdin.
+    pub fn hook_input(&self, status: Status) -> Vec<u8> {
+        serde_json::to_vec(&self.document(status)).unwrap_or_default()
+    }
+}
+
+/// RFC 3339 in UTC with nanoseconds, as runc writes it.
+pub fn timestamp() -> String {
+    humantime::format_rfc3339_nanos(SystemTime::now()).to_string()
+}
+
+/// The directory that holds all containers' directories.
+#[derive(Debug)]
+pub struct StateRoot {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl StateRoot {
+    /// Opens the state root, making it (0700) where missing.
+    ///
+    /// # Errors
+    /// It cannot be made, belongs to somebody else, or is writable by others.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        if let Some(root) = Self::open(path)? {
+            return Ok(root);
+        }
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .step(|| format!("make state root {}", path.display()))?;
+        Self::open(path)?.ok_or_else(|| Error::file(path, "vanished"))
+    }
+
+    /// Opens the state root; None if it is not there.
+    ///
+    /// # Errors
+    /// It is not a directory, belongs to somebody else, or is writable by others.
+    pub fn open(path: &Path) -> Result<Option<Self>, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            dir => dir.step(|| format!("open state root {}", path.display()))?,
+        };
+        let stat = rustix::fs::fstat(&dir).step(|| "stat the state root".to_owned())?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(Error::file(
+                path,
+                format!("belongs to uid {}, not to us", stat.st_uid),
+            ));
+        }
+        if stat.st_mode & 0o022 != 0 {
+            return Err(Error::file(path, "is writable by others"));
+        }
+        Ok(Some(Self {
+            path: path.to_owned(),
+            dir,
+        }))
+    }
+
+    /// Makes the directory of a new container and locks it. Of many at once, one succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the id is taken.
+    pub fn make(&self, id: &ContainerId) -> Result<ContainerDir, Error> {
+        match rustix::fs::mkdirat(&self.dir, id.as_str(), Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(Error::Exists(id.to_string())),
+            Err(errno) => return Err(errno).step(|| format!("make {}", self.join(id).display())),
+        }
+        let container = self.find(id)?;
+        container.lock()?;
+        Ok(container)
+    }
+
+    /// Opens the directory of an existing container.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn find(&self, id: &ContainerId) -> Result<ContainerDir, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.dir, id.as_str(), flags, Mode::empty()) {
+            Ok(dir) => Ok(ContainerDir {
+                id: id.clone(),
+                dir,
+            }),
+            Err(Errno::NOENT) => Err(Error::NotFound(id.to_string())),
+            Err(errno) => Err(errno).step(|| format!("open {}", self.join(id).display())),
+        }
+    }
+
+    /// The ids of all containers, sorted.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn ids(&self) -> Result<Vec<ContainerId>, Error> {
+        let step = || format!("read state root {}", self.path.display());
+        let mut ids = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.dir).step(step)? {
+            let entry = entry.step(step)?;
+            if let Ok(id) = entry.file_name().to_string_lossy().parse::<ContainerId>() {
+                ids.push(id);
+            }
+        }
+        ids.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        Ok(ids)
+    }
+
+    /// Removes the directory of a container with all in it. Being gone already is success.
+    ///
+    /// # Errors
+    /// A file or the directory cannot be removed.
+    pub fn remove(&self, container: &ContainerDir) -> Result<(), Error> {
+        let step = || format!("remove {}", self.join(&container.id).display());
+        for name in [START_SOCKET, STATE_TEMPORARY, STATE_FILE] {
+            ignore_missing(rustix::fs::unlinkat(&container.dir, name, AtFlags::empty()))
+                .step(step)?;
+        }
+        let removed = rustix::fs::unlinkat(&self.dir, container.id.as_str(), AtFlags::REMOVEDIR);
+        ignore_missing(removed).step(step)
+    }
+
+    fn join(&self, id: &ContainerId) -> PathBuf {
+        self.path.join(id.as_str())
+    }
+}
+
+fn ignore_missing(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// One container's directory.
+#[derive(Debug)]
+pub struct ContainerDir {
+    id: ContainerId,
+    dir: OwnedFd,
+}
+
+impl ContainerDir {
+    /// The container's id.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// Waits for the lock that create, start and delete hold while they work.
+    ///
+    /// # Errors
+    /// Those of flock(2).
+    pub fn lock(&self) -> Result<(), Error> {
+        rustix::fs::flock(&self.dir, FlockOperation::LockExclusive)
+            .step(|| format!("lock container {}", self.id))
+    }
+
+    /// Gives the lock back, also for the copies of the descriptor that a child has.
+    pub fn unlock(&self) {
+        let _ = rustix::fs::flock(&self.dir, FlockOperation::Unlock);
+    }
+
+    /// Whether another process holds the lock now.
+    pub fn is_locked(&self) -> bool {
+        match rustix::fs::flock(&self.dir, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {
+                self.unlock();
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// Writes the state: whoever reads sees the old or the new one, whole.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old one stays.
+    pub fn write(&self, state: &State) -> Result<(), Error> {
+        let step = || format!("write the state of container {}", self.id);
+        let json = serde_json::to_vec(state)
+            .map_err(std::io::Error::from)
+            .step(step)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.dir, STATE_TEMPORARY, flags | OFlags::CLOEXEC, mode)
+            .step(step)?;
+        File::from(file).write_all(&json).step(step)?;
+        rustix::fs::renameat(&self.dir, STATE_TEMPORARY, &self.dir, STATE_FILE).step(step)
+    }
+
+    /// Reads the state; None if the runtime died before it wrote one.
+    ///
+    /// # Errors
+    /// The file is damaged or cannot be read.
+    pub fn read(&self) -> Result<Option<State>, Error> {
+        let step = || format!("read the state of container {}", self.id);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, STATE_FILE, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            file => file.step(step)?,
+        };
+        let mut json = Vec::new();
+        File::from(file).read_to_end(&mut json).step(step)?;
+        let state = serde_json::from_slice(&json).map_err(|error| Error::Config {
+            field: format!("state of container {}", self.id),
+            problem: format!("is damaged: {error} (hint: delete --force removes the container)"),
+        })?;
+        Ok(Some(state))
+    }
+
+    /// The status of the container whose state is `state`, as of now.
+    pub fn status(&self, state: &State) -> Status {
+        let Some(init) = &state.init else {
+            return if self.is_locked() {
+                Status::Creating
+            } else {
+                Status::Stopped
+            };
+        };
+        if !init.is_alive() {
+            return Status::Stopped;
+        }
+        // `start` removes the socket when it asks init to go on.
+        match rustix::fs::statat(&self.dir, START_SOCKET, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Status::Created,
+            Err(_) => Status::Running,
+        }
+    }
+
+    /// A path to `name` in this directory that is short enough for a socket address (108 bytes)
+    /// and goes through the descriptor.
+    pub fn short_path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.dir.as_raw_fd()))
+    }
+
+    /// Removes the start socket: of several callers, exactly one is told that it did.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn take_start_socket(&self) -> Result<bool, Error> {
+        match rustix::fs::unlinkat(&self.dir, START_SOCKET, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).step(|| format!("remove the start socket of {}", self.id)),
+        }
+    }
+}
+
+impl AsFd for ContainerDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(id: &str) -> State {
+        State {
+            oci_version: "1.0.2".into(),
+            id: id.into(),
+            init: None,
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            created: timestamp(),
+            annotations: BTreeMap::new(),
+            owner: 0,
+            cgroup: None,
+            poststart: None,
+            poststop: None,
+        }
+    }
+
+    #[test]
+    fn one_of_many_wins_and_all_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = StateRoot::create(&dir.path().join("kiln")).unwrap();
+        let id: ContainerId = "web".parse().unwrap();
+        let container = root.make(&id).unwrap();
+        assert!(matches!(root.make(&id), Err(Error::Exists(_))));
+        container.write(&state("web")).unwrap();
+        let other = root.find(&id).unwrap();
+        assert_eq!(
+            other.status(&other.read().unwrap().unwrap()),
+            Status::Creating
+        );
+        container.unlock();
+        assert_eq!(
+            other.status(&other.read().unwrap().unwrap()),
+            Status::Stopped
+        );
+        assert_eq!(root.ids().unwrap(), [id.clone()]);
+        root.remove(&container).unwrap();
+        root.remove(&container).unwrap();
+        assert!(matches!(root.find(&id), Err(Error::NotFound(_))));
+    }
+
+    #[test]
+    fn a_damaged_state_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = StateRoot::create(dir.path()).unwrap();
+        let container = root.make(&"c".parse().unwrap()).unwrap();
+        assert!(container.read().unwrap().is_none());
+        std::fs::write(dir.path().join("c/state.json"), "{").unwrap();
+        assert!(
+            container
+                .read()
+                .unwrap_err()
+                .to_string()
+                .contains("damaged")
+        );
+    }
+
+    #[test]
+    fn a_state_root_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(StateRoot::open(dir.path()).is_err());
+    }
+}
