@@ -45,23 +45,37 @@ impl Cgroup {
     /// [`Error::Create`], [`Error::NotEmpty`], [`Error::Frozen`]; whatever was
     /// made has been removed again.
     pub fn create(paths: &Paths) -> Result<Self, Error> {
-        let mut made = Made::default();
-        let mut members = Vec::with_capacity(paths.hierarchies().len());
-        for hierarchy in paths.hierarchies() {
-            match create_member(hierarchy, &mut made) {
-                Ok(member) => members.push(member),
-                Err(error) => {
-                    made.undo();
-                    return Err(error);
-                }
-            }
-        }
+        let mut cgroup = Self::create_unified(paths)?;
+        cgroup.create_v1(paths)?;
+        Ok(cgroup)
+    }
+
+    /// As [`Cgroup::create`], but in the unified hierarchy only: enough for a process to be born
+    /// in it (CLONE_INTO_CGROUP). [`Cgroup::create_v1`] makes the rest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cgroup::create`].
+    pub fn create_unified(paths: &Paths) -> Result<Self, Error> {
+        let unified = paths.hierarchies().iter().filter(|hierarchy| hierarchy.is_v2());
+        let members = create_members(unified)?;
         if paths.is_v2() {
             for member in &members {
                 subtree::enable(&member.hierarchy, None);
             }
         }
         Ok(Self { members })
+    }
+
+    /// Makes what [`Cgroup::create_unified`] has left.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cgroup::create`]; the unified hierarchy's cgroup stays.
+    pub fn create_v1(&mut self, paths: &Paths) -> Result<(), Error> {
+        let v1 = paths.hierarchies().iter().filter(|hierarchy| !hierarchy.is_v2());
+        self.members.extend(create_members(v1)?);
+        Ok(())
     }
 
     /// Opens the container's cgroup. A hierarchy where it does not exist (any
@@ -112,21 +126,24 @@ impl Cgroup {
     ///
     /// [`Error::Attach`].
     pub fn attach_v1(&self, pid: i32) -> Result<(), Error> {
-        let mut v1 = self
-            .members
-            .iter()
-            .filter(|member| !member.hierarchy.is_v2());
+        let mut v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
         v1.try_for_each(|member| member.attach(pid))
     }
 
-    /// Moves the caller into the cgroup in every hierarchy. Needs no pid, so
-    /// a child may do it whatever pid namespace it is in.
+    /// The v1 hierarchies' `tasks` files, open for writing, close-on-exec, for [`enter`].
     ///
     /// # Errors
     ///
-    /// [`Error::Attach`].
-    pub fn attach_self(&self) -> Result<(), Error> {
-        self.attach(0)
+    /// [`Error::Open`].
+    pub fn entrances(&self) -> Result<Vec<OwnedFd>, Error> {
+        let v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
+        v1.map(|member| {
+            dir::open_for_writing(&member.dir, "tasks").map_err(|errno| Error::Open {
+                path: member.path().join("tasks"),
+                errno,
+            })
+        })
+        .collect()
     }
 
     /// The cgroup in the unified hierarchy (O_PATH), for CLONE_INTO_CGROUP,
@@ -164,6 +181,21 @@ impl Cgroup {
             .iter()
             .find(|member| member.hierarchy.is_v1_with(controller))
     }
+}
+
+/// Moves the calling thread, which must be its process's only one, into a v1 cgroup through one of
+/// its [`Cgroup::entrances`].
+///
+/// Much cheaper than [`Cgroup::attach`]: a thread that moves itself cannot end or fork meanwhile,
+/// so the kernel does without the lock of all cgroups, whose taking waits for an RCU grace period
+/// (cgroup_procs_write_start() in kernel/cgroup/cgroup.c). Who may enter was decided when the
+/// file was opened, so a child may do it that has given up its privileges.
+///
+/// # Errors
+///
+/// Those of write(2).
+pub fn enter(entrance: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::io::write(entrance, b"0").map(drop)
 }
 
 /// As [`Cgroup::remove`], without opening the cgroups first.
@@ -247,6 +279,24 @@ impl Made<'_> {
             .rev()
             .for_each(|(mount, path)| rmdir(mount.join(path)));
     }
+}
+
+/// All or none.
+fn create_members<'a>(
+    hierarchies: impl Iterator<Item = &'a Hierarchy>,
+) -> Result<Vec<Member>, Error> {
+    let mut made = Made::default();
+    let mut members = Vec::new();
+    for hierarchy in hierarchies {
+        match create_member(hierarchy, &mut made) {
+            Ok(member) => members.push(member),
+            Err(error) => {
+                made.undo();
+                return Err(error);
+            }
+        }
+    }
+    Ok(members)
 }
 
 fn create_member<'a>(hierarchy: &'a Hierarchy, made: &mut Made<'a>) -> Result<Member, Error> {

@@ -47,7 +47,7 @@ mod target;
 mod testing;
 mod unified;
 
-pub use cgroup::{Cgroup, remove};
+pub use cgroup::{Cgroup, enter, remove};
 pub use device_rules::{AllowedDevice, DEFAULT_ALLOWED_DEVICES};
 pub use error::{Error, Hint};
 pub use paths::{Hierarchy, Paths, resolve};
