@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::hostmount::HostMount;
 use crate::{Cli, Container};
 
 /// Where Debian's busybox-static puts it.
@@ -30,6 +31,7 @@ pub struct Bundle {
     home: TempDir,
     /// The `config.json` to be, for what the methods do not cover.
     pub config: Value,
+    host_mounts: Vec<HostMount>,
 }
 
 impl Bundle {
@@ -52,6 +54,7 @@ impl Bundle {
         let bundle = Bundle {
             home,
             config: default_config().clone(),
+            host_mounts: Vec::new(),
         };
         bundle.fill_rootfs();
         bundle
@@ -187,6 +190,18 @@ impl Bundle {
             .set("/linux/gidMappings", map)
     }
 
+    /// Keeps a mount on the host until the container is deleted.
+    pub fn hold(&mut self, mount: HostMount) {
+        self.host_mounts.push(mount);
+    }
+
+    /// Undoes the mounts on the host, the last one first.
+    pub(crate) fn undo_host_mounts(&mut self) {
+        while let Some(mount) = self.host_mounts.pop() {
+            drop(mount);
+        }
+    }
+
     /// Writes `config.json` and makes a container id for it.
     pub fn container(self) -> Container {
         self.write();
@@ -212,6 +227,13 @@ impl Bundle {
         for applet in APPLETS {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        // Before the folder that they are in.
+        self.undo_host_mounts();
     }
 }
 

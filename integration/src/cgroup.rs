@@ -111,10 +111,20 @@ pub struct Parent(pub String);
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        for dir in directories_of(&self.0).iter().rev() {
-            let _ = fs::remove_dir(dir);
+        for dir in directories_of(&self.0) {
+            remove_tree(&dir);
         }
     }
+}
+
+/// Removes a cgroup and those below it, which must have no process.
+fn remove_tree(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 /// The processes in the cgroup of `pid`, itself included.

@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -157,6 +158,7 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         let outcome = self.delete_force();
+        self.bundle.undo_host_mounts();
         let left = leftovers::find(&self.id, &self.root(), self.bundle.home());
         if left.is_empty() {
             return;
@@ -193,6 +195,16 @@ pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
 /// An id that no other container on the machine has, and that is part of none.
 pub fn fresh_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Process ids repeat, in a pid namespace at once; the time does not.
+    static START: LazyLock<u128> = LazyLock::new(|| {
+        SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |time| time.as_micros())
+    });
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("kt{}-{number:04}", std::process::id())
+    format!(
+        "kt{:x}-{}-{number:04}",
+        *START & 0xffff_ffff,
+        std::process::id()
+    )
 }

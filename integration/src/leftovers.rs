@@ -1,8 +1,8 @@
 //! What a container may leave behind: processes, cgroups, mounts, state.
 //!
 //! Looks by the id and by the temporary folder, which no other test shares, in
-//! everything that the kernel shows: so a runtime that forgets is found out
-//! wherever it forgot.
+//! everything that the kernel shows. Host mounts of a test must be gone before
+//! its container is: what is mounted under the folder counts as left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,8 +32,11 @@ pub fn find(id: &str, root: &Path, home: &Path) -> Vec<String> {
 /// Cleans up after a failed test as well as one can from outside.
 pub fn remove(id: &str, home: &Path) {
     for pid in processes(id, home) {
-        let _ = rustix::process::Pid::from_raw(pid)
-            .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        // Only what is the container's beyond doubt is killed.
+        if in_cgroup(pid, id) || rooted_in(pid, home) {
+            let _ = rustix::process::Pid::from_raw(pid)
+                .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        }
     }
     std::thread::sleep(Duration::from_millis(50));
     for mount in mounts(home).iter().rev() {
@@ -74,25 +77,46 @@ fn processes_after_grace(id: &str, home: &Path) -> Vec<String> {
     }
 }
 
-/// Living processes that belong to the container: by cgroup, by a mount
-/// namespace with the bundle in it, or by their command line.
+/// Living processes that belong to the container: in its cgroup, or in a mount
+/// namespace of their own with a mount from the test's folder.
 fn processes(id: &str, home: &Path) -> Vec<i32> {
-    let home = home.to_string_lossy();
+    // A mount on the host would be in the namespace of every later container.
+    let by_mount = mounts(home).is_empty();
     let own = std::process::id().cast_signed();
-    let belongs = |pid: &i32| {
-        let text = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let has = |name: &str, needle: &str| contains(&text(name), needle.as_bytes());
-        has("cgroup", id) || has("mountinfo", &home) || has("cmdline", id) || has("cmdline", &home)
-    };
-    proc::pids()
+    let belongs = |pid| in_cgroup(pid, id) || (by_mount && has_mount_of(pid, home));
+    let others = proc::pids()
         .into_iter()
-        .filter(|&pid| pid != own && proc::alive(pid))
-        .filter(belongs)
+        .filter(|&pid| pid > 1 && pid != own);
+    others
+        .filter(|&pid| proc::alive(pid) && belongs(pid))
         .collect()
 }
 
-fn contains(text: &[u8], needle: &[u8]) -> bool {
-    text.windows(needle.len()).any(|window| window == needle)
+fn in_cgroup(pid: i32, id: &str) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    text.contains(id)
+}
+
+/// Whether the process has a mount from the folder, in a mount namespace that
+/// is certainly not this program's.
+fn has_mount_of(pid: i32, home: &Path) -> bool {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let (own, other) = (namespace("self"), namespace(&pid.to_string()));
+    if own.is_none() || other.is_none() || own == other {
+        return false;
+    }
+    let from = |mount: &proc::Mount| mount.root.starts_with(home) || mount.point.starts_with(home);
+    proc::mounts(&pid.to_string()).iter().any(from)
+}
+
+/// Whether the process's root directory lies in the folder.
+fn rooted_in(pid: i32, home: &Path) -> bool {
+    let is_root = |mount: &proc::Mount| mount.point == Path::new("/");
+    let mounts = proc::mounts(&pid.to_string());
+    mounts
+        .iter()
+        .find(|mount| is_root(mount))
+        .is_some_and(|mount| mount.root.starts_with(home))
 }
 
 fn describe(pid: i32) -> String {

@@ -93,7 +93,11 @@ fn list_as_json_and_quietly() {
 
 #[test]
 fn list_of_a_missing_root_is_empty() {
-    Cli::new(["--root", "/no/such/root", "list", "-q"])
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("no/such/root");
+    Cli::new(["--root"])
+        .arg(root)
+        .args(&["list", "-q"])
         .output()
         .ok()
         .prints("");
