@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_integration::hostmount::HostMount;
 use kiln_integration::proc::{Mount, parse_mountinfo};
-use kiln_integration::{Bundle, json, kiln_only};
+use kiln_integration::{Bundle, kiln_only};
 
 /// The mount that the container sees at `at`, the topmost one.
 #[track_caller]
