@@ -3,6 +3,7 @@
 //! A library, because two executables share it: `kiln`, and `kiln-wasmedge`, which hands it an
 //! engine.
 
+mod aot;
 mod create;
 mod delete;
 mod features;
@@ -44,6 +45,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Aot(aot::Aot),
     Create(create::Create),
     Delete(delete::Delete),
     Features(features::Features),
@@ -101,6 +103,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
     let global = &cli.global;
     global.check()?;
     match cli.command {
+        Command::Aot(command) => command.execute(),
         Command::Create(command) => command.execute(global, engine),
         Command::Delete(command) => command.execute(global),
         Command::Features(command) => command.execute(),

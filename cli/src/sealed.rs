@@ -28,7 +28,12 @@ pub fn ensure() -> Result<()> {
     if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
-    execute(own, std::env::args_os().collect())
+    // Inside the view the executable has no path; it keeps the one that it had as argv[0].
+    let path = own.read_link().context("read /proc/self/exe")?;
+    let args = [path.into_os_string()]
+        .into_iter()
+        .chain(std::env::args_os().skip(1));
+    execute(own, args.collect())
 }
 
 /// Executes `program` from a read-only mount with `args` and this process's environment.
