@@ -1,0 +1,120 @@
+//! WasmEdge as kiln's runtime knows it: what happens at which step of a container's creation.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use kiln_runtime::engine::{Engine, EngineError, Workload};
+use kiln_wasm::annotations;
+use kiln_wasm::locate::{self, Candidates, Located};
+use kiln_wasm::module::{Module, NativeCode};
+use oci_spec::runtime::Spec;
+
+use crate::aot;
+use crate::folder::Folder;
+use crate::load::Loaded;
+use crate::preopens;
+use crate::sys::{self, Ending};
+
+/// The exit status after a trap: that of a process which abort(3) has ended.
+const TRAPPED: i32 = 134;
+
+/// The engine. Holds a module from [`Engine::prepare`] or [`Engine::load`] on.
+#[derive(Debug)]
+pub struct WasmEdge {
+    folder: Option<Folder>,
+    trust_aot: bool,
+    entrypoint: Entrypoint,
+}
+
+#[derive(Debug)]
+enum Entrypoint {
+    Unknown,
+    /// In a mount that is not there yet.
+    Deferred(Candidates),
+    Loaded(Box<Loaded>),
+}
+
+impl WasmEdge {
+    /// `program` is this process's first argument.
+    pub fn new(program: Option<OsString>) -> Self {
+        sys::log_errors(false);
+        WasmEdge {
+            folder: program.and_then(|program| Folder::of(Path::new(&program))),
+            trust_aot: false,
+            entrypoint: Entrypoint::Unknown,
+        }
+    }
+
+    fn hold(&mut self, entrypoint: locate::Entrypoint, on_host: bool) -> Result<(), EngineError> {
+        let module = Module::read(entrypoint, self.trust_aot).map_err(refused)?;
+        let compiled = match module.native_code() {
+            NativeCode::Trusted => None,
+            _ if on_host => aot::compiled(&module, self.folder.as_ref()),
+            _ => aot::compiled_before(&module),
+        };
+        let loaded = Loaded::new(&module, compiled.as_ref()).map_err(refused)?;
+        self.entrypoint = Entrypoint::Loaded(Box::new(loaded));
+        Ok(())
+    }
+}
+
+impl Engine for WasmEdge {
+    fn name(&self) -> &'static str {
+        "wasmedge"
+    }
+
+    fn prepare(&mut self, spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<(), EngineError> {
+        self.trust_aot = annotations::trusted_aot(spec).map_err(refused)?;
+        match locate::locate(spec, rootfs).map_err(refused)? {
+            Located::Found(entrypoint) => self.hold(entrypoint, true),
+            Located::Deferred(candidates) => {
+                self.entrypoint = Entrypoint::Deferred(candidates);
+                Ok(())
+            }
+        }
+    }
+
+    fn load(&mut self, rootfs: BorrowedFd<'_>) -> Result<(), EngineError> {
+        match &self.entrypoint {
+            Entrypoint::Deferred(candidates) => {
+                let entrypoint = candidates.open(rootfs).map_err(refused)?;
+                self.hold(entrypoint, false)
+            }
+            Entrypoint::Loaded(_) | Entrypoint::Unknown => Ok(()),
+        }
+    }
+
+    fn run(&mut self, workload: &Workload<'_>) -> Result<i32, EngineError> {
+        let Entrypoint::Loaded(loaded) = &mut self.entrypoint else {
+            return Err(EngineError("no module was loaded".to_owned()));
+        };
+        let name = workload.args.first().map_or("", String::as_str);
+        sys::process::set_name(name);
+        let args = c_strings("process.args", workload.args)?;
+        let env = c_strings("process.env", workload.env)?;
+        let preopens = preopens::preopens(workload.cwd, &workload.mounts);
+        loaded.wasi().provide(&args, &env, &preopens);
+        match loaded.run() {
+            // A process's status has eight bits; what else a guest passes is lost as in exit(3).
+            Ending::Exit(code) => Ok((code & 0xff) as i32),
+            Ending::Trap(reason) => {
+                eprintln!("kiln: {name}: wasm trap: {reason}");
+                Ok(TRAPPED)
+            }
+        }
+    }
+}
+
+fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, EngineError> {
+    let convert = |string: &String| CString::new(string.as_str());
+    strings
+        .iter()
+        .map(convert)
+        .collect::<Result<_, _>>()
+        .map_err(|_| EngineError(format!("{field}: has a NUL byte")))
+}
+
+fn refused(error: impl std::fmt::Display) -> EngineError {
+    EngineError(error.to_string())
+}

@@ -1,0 +1,384 @@
+//! WasmEdge's C interface and the few system calls around it: all of this crate's `unsafe`.
+//!
+//! The bindings are wasmedge-sys, the lower half of wasmedge-sdk, and not the SDK itself: its
+//! executor makes two rt_sigprocmask(2) calls around every host function, its configuration
+//! lacks two of the finished proposals, and it leaks the copy it makes of a module it refuses.
+//!
+//! A wrapper here owns one WasmEdge object and frees it when it is dropped. Nothing is logged by
+//! WasmEdge unless [`log_errors`] says so, and no thread is started.
+#![allow(unsafe_code)]
+
+pub mod process;
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr::{self, NonNull};
+
+use kiln_wasm::proposals::Proposal;
+use wasmedge_sys::ffi;
+
+/// The name under which a module imports the functions of WASI.
+pub const WASI: &str = "wasi_snapshot_preview1";
+
+/// What WasmEdge says of a failure, such as `out of bounds memory access`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    message: &'static str,
+    code: u32,
+}
+
+impl Failure {
+    /// Whether the guest ended itself, by `proc_exit`.
+    fn is_exit(self) -> bool {
+        self.code == ffi::WasmEdge_ErrCode_Terminated
+    }
+}
+
+/// How a guest ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// `proc_exit`, or zero if `_start` returned.
+    Exit(u32),
+    /// The instance trapped, in its start section, its segments or `_start`.
+    Trap(Failure),
+}
+
+/// WasmEdge's name of a proposal, or `None` if it knows none or cannot run it.
+pub fn proposal(proposal: Proposal) -> Option<ffi::WasmEdge_Proposal> {
+    match proposal {
+        Proposal::TailCall => Some(ffi::WasmEdge_Proposal_TailCall),
+        Proposal::ExtendedConst => Some(ffi::WasmEdge_Proposal_ExtendedConst),
+        Proposal::MultiMemory => Some(ffi::WasmEdge_Proposal_MultiMemories),
+        Proposal::Threads => Some(ffi::WasmEdge_Proposal_Threads),
+        Proposal::RelaxedSimd => Some(ffi::WasmEdge_Proposal_RelaxSIMD),
+        Proposal::FunctionReferences => Some(ffi::WasmEdge_Proposal_FunctionReferences),
+        Proposal::GarbageCollection => Some(ffi::WasmEdge_Proposal_GC),
+        Proposal::ExceptionHandling => Some(ffi::WasmEdge_Proposal_ExceptionHandling),
+        // 0.14 has a switch for it, but not the proposal.
+        _ => None,
+    }
+}
+
+/// Settings of a [`Module`] and of its run.
+#[derive(Debug)]
+pub struct Config(NonNull<ffi::WasmEdge_ConfigureContext>);
+
+impl Config {
+    /// The proposals that are part of WebAssembly 2.0, and `proposals` besides. Native code is
+    /// run only if `native` is set, wherever it comes from.
+    pub fn new(proposals: &[ffi::WasmEdge_Proposal], native: bool) -> Self {
+        // SAFETY: takes nothing; the result is checked.
+        let config = Config(owned(unsafe { ffi::WasmEdge_ConfigureCreate() }));
+        for &proposal in proposals {
+            // SAFETY: the configuration is alive, and the value one of its enumeration's.
+            unsafe { ffi::WasmEdge_ConfigureAddProposal(config.0.as_ptr(), proposal) };
+        }
+        // SAFETY: the configuration is alive.
+        unsafe { ffi::WasmEdge_ConfigureSetForceInterpreter(config.0.as_ptr(), !native) };
+        config
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        // SAFETY: made by WasmEdge, owned by self, and copied by whatever was made with it.
+        unsafe { ffi::WasmEdge_ConfigureDelete(self.0.as_ptr()) }
+    }
+}
+
+/// A module that was parsed and validated. It has no memory and has run nothing.
+#[derive(Debug)]
+pub struct Module(NonNull<ffi::WasmEdge_ASTModuleContext>);
+
+impl Module {
+    /// Parses and validates `bytes`, which begin with the wasm magic: WasmEdge would load an
+    /// ELF file as well.
+    pub fn from_bytes(config: &Config, bytes: &[u8]) -> Result<Self, Failure> {
+        let length = u32::try_from(bytes.len()).map_err(|_| Failure {
+            message: "more than 4 GiB long",
+            code: u32::MAX,
+        })?;
+        Self::load(config, |loader, module| {
+            // SAFETY: the loader and the out pointer are alive, and the buffer is read during
+            // the call alone.
+            unsafe { ffi::WasmEdge_LoaderParseFromBuffer(loader, module, bytes.as_ptr(), length) }
+        })
+    }
+
+    /// Loads compiled code from the shared object `path`. This is dlopen(3): whoever can write
+    /// the file runs code in this process.
+    pub fn from_shared_object(config: &Config, path: &CStr) -> Result<Self, Failure> {
+        Self::load(config, |loader, module| {
+            // SAFETY: the loader, the out pointer and the string outlive the call.
+            unsafe { ffi::WasmEdge_LoaderParseFromFile(loader, module, path.as_ptr()) }
+        })
+    }
+
+    fn load(
+        config: &Config,
+        parse: impl FnOnce(
+            *mut ffi::WasmEdge_LoaderContext,
+            *mut *mut ffi::WasmEdge_ASTModuleContext,
+        ) -> ffi::WasmEdge_Result,
+    ) -> Result<Self, Failure> {
+        let mut module = ptr::null_mut();
+        // SAFETY: the configuration is alive; loader and validator live until they are deleted
+        // below, on every path.
+        unsafe {
+            let loader = owned(ffi::WasmEdge_LoaderCreate(config.0.as_ptr())).as_ptr();
+            let parsed = check(parse(loader, &mut module));
+            ffi::WasmEdge_LoaderDelete(loader);
+            parsed?;
+            let module = Module(owned(module));
+            let validator = owned(ffi::WasmEdge_ValidatorCreate(config.0.as_ptr())).as_ptr();
+            let valid = check(ffi::WasmEdge_ValidatorValidate(
+                validator,
+                module.0.as_ptr(),
+            ));
+            ffi::WasmEdge_ValidatorDelete(validator);
+            valid.map(|()| module)
+        }
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: made by WasmEdge and owned by self; instances do not outlive Guest::run.
+        unsafe { ffi::WasmEdge_ASTModuleDelete(self.0.as_ptr()) }
+    }
+}
+
+/// WASI, as a guest will import it.
+#[derive(Debug)]
+pub struct Wasi(NonNull<ffi::WasmEdge_ModuleInstanceContext>);
+
+impl Wasi {
+    /// Without arguments, environment or directories: [`Wasi::provide`] gives them.
+    pub fn new() -> Self {
+        let none = ptr::null();
+        // SAFETY: lists of length zero are not read.
+        Wasi(owned(unsafe {
+            ffi::WasmEdge_ModuleInstanceCreateWASI(none, 0, none, 0, none, 0)
+        }))
+    }
+
+    /// Whether there is a function of this name.
+    pub fn provides(&self, function: &str) -> bool {
+        // SAFETY: the instance is alive; the string is read during the call alone.
+        !unsafe { ffi::WasmEdge_ModuleInstanceFindFunction(self.0.as_ptr(), string(function)) }
+            .is_null()
+    }
+
+    /// The first function that `module` imports from here with other parameters or results
+    /// than it has.
+    pub fn mismatch(&self, module: &Module) -> Option<String> {
+        let module = module.0.as_ptr();
+        // SAFETY: the module is alive, and what is taken from it lives as long; the list has
+        // room for as many as are written to it.
+        unsafe {
+            let count = ffi::WasmEdge_ASTModuleListImportsLength(module);
+            let mut imports = vec![ptr::null(); count as usize];
+            ffi::WasmEdge_ASTModuleListImports(module, imports.as_mut_ptr(), count);
+            imports.into_iter().find_map(|import| {
+                let wanted = ffi::WasmEdge_ImportTypeGetFunctionType(module, import);
+                let name = ffi::WasmEdge_ImportTypeGetExternalName(import);
+                let function = ffi::WasmEdge_ModuleInstanceFindFunction(self.0.as_ptr(), name);
+                let given = ffi::WasmEdge_FunctionInstanceGetFunctionType(function);
+                if !wanted.is_null() && !given.is_null() && same_type(wanted, given) {
+                    return None;
+                }
+                let bytes = std::slice::from_raw_parts(name.Buf.cast(), name.Length as usize);
+                Some(format!("{WASI}.{}", String::from_utf8_lossy(bytes)))
+            })
+        }
+    }
+
+    /// Sets up what the guest sees and opens its directories, written `GUEST:HOST`.
+    pub fn provide(&mut self, args: &[CString], env: &[CString], preopens: &[CString]) {
+        let [args, env, preopens] = [args, env, preopens].map(|list| {
+            list.iter()
+                .map(|s| s.as_ptr())
+                .collect::<Vec<*const c_char>>()
+        });
+        // SAFETY: the instance is alive, and the lists and strings outlive the call, which
+        // copies them.
+        unsafe {
+            ffi::WasmEdge_ModuleInstanceInitWASI(
+                self.0.as_ptr(),
+                args.as_ptr(),
+                args.len() as u32,
+                env.as_ptr(),
+                env.len() as u32,
+                preopens.as_ptr(),
+                preopens.len() as u32,
+            );
+        }
+    }
+
+    fn exit_code(&self) -> u32 {
+        // SAFETY: the instance is alive, and a WASI one.
+        unsafe { ffi::WasmEdge_ModuleInstanceWASIGetExitCode(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for Wasi {
+    fn drop(&mut self) {
+        // SAFETY: made by WasmEdge and owned by self.
+        unsafe { ffi::WasmEdge_ModuleInstanceDelete(self.0.as_ptr()) }
+    }
+}
+
+/// Instantiates `module` and runs its `_start`. Blocks until the guest has ended.
+pub fn run(config: &Config, module: &Module, wasi: &Wasi) -> Ending {
+    let result = unsafe {
+        // SAFETY: every object is alive until it is deleted, instance before store and executor;
+        // module and WASI outlive them all, being borrowed.
+        let executor = owned(ffi::WasmEdge_ExecutorCreate(
+            config.0.as_ptr(),
+            ptr::null_mut(),
+        ))
+        .as_ptr();
+        let store = owned(ffi::WasmEdge_StoreCreate()).as_ptr();
+        let mut instance = ptr::null_mut();
+        let result = check(ffi::WasmEdge_ExecutorRegisterImport(
+            executor,
+            store,
+            wasi.0.as_ptr(),
+        ))
+        .and_then(|()| {
+            let module = module.0.as_ptr();
+            check(ffi::WasmEdge_ExecutorInstantiate(
+                executor,
+                &mut instance,
+                store,
+                module,
+            ))
+        })
+        .and_then(|()| {
+            let start = ffi::WasmEdge_ModuleInstanceFindFunction(instance, string("_start"));
+            // A null function is refused with an error.
+            let (none, out) = (ptr::null(), ptr::null_mut());
+            check(ffi::WasmEdge_ExecutorInvoke(
+                executor, start, none, 0, out, 0,
+            ))
+        });
+        ffi::WasmEdge_ModuleInstanceDelete(instance);
+        ffi::WasmEdge_StoreDelete(store);
+        ffi::WasmEdge_ExecutorDelete(executor);
+        result
+    };
+    match result {
+        Ok(()) => Ending::Exit(0),
+        Err(failure) if failure.is_exit() => Ending::Exit(wasi.exit_code()),
+        Err(failure) => Ending::Trap(failure),
+    }
+}
+
+/// Compiles `bytes` to a shared object at `output`, which [`Module::from_shared_object`] loads.
+/// Needs the real libLLVM: with the stand-in the process ends. Takes seconds for large modules.
+pub fn compile(config: &Config, bytes: &[u8], output: &CStr) -> Result<(), Failure> {
+    let length = bytes.len() as u64;
+    // SAFETY: the configuration is alive, buffer and string are read during the call alone, and
+    // the compiler is deleted once.
+    unsafe {
+        let settings = config.0.as_ptr();
+        ffi::WasmEdge_ConfigureCompilerSetOutputFormat(
+            settings,
+            ffi::WasmEdge_CompilerOutputFormat_Native,
+        );
+        ffi::WasmEdge_ConfigureCompilerSetOptimizationLevel(
+            settings,
+            ffi::WasmEdge_CompilerOptimizationLevel_O2,
+        );
+        let compiler = owned(ffi::WasmEdge_CompilerCreate(settings)).as_ptr();
+        let bytes = bytes.as_ptr();
+        let result =
+            ffi::WasmEdge_CompilerCompileFromBuffer(compiler, bytes, length, output.as_ptr());
+        ffi::WasmEdge_CompilerDelete(compiler);
+        check(result)
+    }
+}
+
+/// Whether WasmEdge writes what goes wrong to stdout itself. It does until it is told not to.
+pub fn log_errors(on: bool) {
+    // SAFETY: both set a level that is kept in an atomic.
+    unsafe {
+        if on {
+            ffi::WasmEdge_LogSetErrorLevel()
+        } else {
+            ffi::WasmEdge_LogOff()
+        }
+    }
+}
+
+/// WasmEdge's version, such as `0.14.1`.
+pub fn version() -> &'static str {
+    // SAFETY: a constant string of the library's.
+    unsafe { CStr::from_ptr(ffi::WasmEdge_VersionGet()) }
+        .to_str()
+        .unwrap_or("unknown")
+}
+
+fn check(result: ffi::WasmEdge_Result) -> Result<(), Failure> {
+    // SAFETY: the three take the value alone; the message is a constant string.
+    unsafe {
+        let code = ffi::WasmEdge_ResultGetCode(result);
+        if code == ffi::WasmEdge_ErrCode_Success {
+            return Ok(());
+        }
+        let message = CStr::from_ptr(ffi::WasmEdge_ResultGetMessage(result));
+        Err(Failure {
+            message: message.to_str().unwrap_or("unknown error"),
+            code,
+        })
+    }
+}
+
+/// # Safety
+/// Both types are alive.
+unsafe fn same_type(
+    one: *const ffi::WasmEdge_FunctionTypeContext,
+    other: *const ffi::WasmEdge_FunctionTypeContext,
+) -> bool {
+    type List = unsafe extern "C" fn(
+        *const ffi::WasmEdge_FunctionTypeContext,
+        *mut ffi::WasmEdge_ValType,
+        u32,
+    ) -> u32;
+    let lists: [List; 2] = [
+        ffi::WasmEdge_FunctionTypeGetParameters,
+        ffi::WasmEdge_FunctionTypeGetReturns,
+    ];
+    lists.into_iter().all(|list| {
+        let types = |of| {
+            let mut types = [ffi::WasmEdge_ValType { Data: [0; 8] }; 16];
+            // SAFETY: no more is written than there is room for. The result is the whole count.
+            let count = unsafe { list(of, types.as_mut_ptr(), types.len() as u32) };
+            (count, types)
+        };
+        let ((count, one), (other_count, other)) = (types(one), types(other));
+        // No function of WASI takes that many.
+        count == other_count
+            && count as usize <= one.len()
+            && one
+                .iter()
+                .zip(&other)
+                .take(count as usize)
+                .all(|(one, other)| {
+                    // SAFETY: takes the two values alone.
+                    unsafe { ffi::WasmEdge_ValTypeIsEqual(*one, *other) }
+                })
+    })
+}
+
+/// A string that WasmEdge reads during the call alone.
+fn string(text: &str) -> ffi::WasmEdge_String {
+    // SAFETY: the wrapped pointer is the caller's for as long as `text` is.
+    unsafe { ffi::WasmEdge_StringWrap(text.as_ptr().cast(), text.len() as u32) }
+}
+
+/// What WasmEdge has made. It returns null only if it is out of memory, which C++ reports by
+/// ending the process.
+fn owned<T>(object: *mut T) -> NonNull<T> {
+    NonNull::new(object).unwrap_or_else(|| std::process::abort())
+}

@@ -1,0 +1,91 @@
+//! The system calls that start the compiler.
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Memory that the compiler may map, in bytes.
+const MEMORY_LIMIT_BYTES: libc::rlim_t = 4 << 30;
+/// How long the compiler may take, in seconds.
+const TIME_LIMIT: u32 = 600;
+
+/// Starts a process of which nobody waits for the end: in a session of its own, with `input` as
+/// its standard input and no other descriptor of this process, at the lowest priority, limited
+/// in memory and time. `command` is a path and its arguments. Returns once the process exists;
+/// whether it could execute the path is not known.
+pub fn spawn_detached(command: &[OsString], input: OwnedFd) -> io::Result<()> {
+    let command: Vec<CString> = command
+        .iter()
+        .map(|arg| CString::new(arg.as_bytes()))
+        .collect::<Result<_, _>>()?;
+    let mut args: Vec<_> = command.iter().map(|arg| arg.as_ptr()).collect();
+    args.push(std::ptr::null());
+    // SAFETY: this process has one thread (the engine starts none before it runs), so the child
+    // may do whatever it likes; it ends in execv or _exit.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        // A child whose parent ends at once is inherited by init, or by a subreaper.
+        // SAFETY: as above. Nothing is called but system calls, and `args` is null-terminated.
+        0 => unsafe {
+            if libc::fork() == 0 {
+                become_compiler(&args, &input);
+            }
+            libc::_exit(0)
+        },
+        child => reap(child),
+    }
+}
+
+/// # Safety
+/// `args` is null-terminated and points to strings. Replaces or ends the process.
+unsafe fn become_compiler(args: &[*const libc::c_char], input: &OwnedFd) -> ! {
+    let memory = libc::rlimit {
+        rlim_cur: MEMORY_LIMIT_BYTES,
+        rlim_max: MEMORY_LIMIT_BYTES,
+    };
+    // SAFETY: all pointers are to live objects; of the calls, only execv must not fail.
+    unsafe {
+        libc::setsid();
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
+        libc::setrlimit(libc::RLIMIT_AS, &memory);
+        // Survives execv; the signal ends the process.
+        libc::alarm(TIME_LIMIT);
+        libc::dup2(input.as_raw_fd(), 0);
+        libc::lseek(0, 0, libc::SEEK_SET);
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY);
+        libc::dup2(null, 1);
+        libc::dup2(null, 2);
+        // Whoever waits for the end of a pipe that this process inherited waits for it no longer.
+        libc::close_range(3, libc::c_uint::MAX, 0);
+        libc::chdir(c"/".as_ptr());
+        libc::execv(args[0], args.as_ptr());
+        libc::_exit(127)
+    }
+}
+
+fn reap(child: libc::pid_t) -> io::Result<()> {
+    loop {
+        // SAFETY: waits for our own child, and does not ask for its status.
+        if unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) } == child {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Names the process after its guest, as execve(2) would: the last component of `entrypoint`.
+pub fn set_name(entrypoint: &str) {
+    let name = Path::new(entrypoint)
+        .file_name()
+        .unwrap_or_default()
+        .as_bytes();
+    if let Ok(name) = CString::new(name) {
+        // The kernel takes the first 15 bytes. It is for people to read: no error matters.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
