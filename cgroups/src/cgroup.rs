@@ -45,8 +45,11 @@ impl Cgroup {
     /// [`Error::Create`], [`Error::NotEmpty`], [`Error::Frozen`]; whatever was
     /// made has been removed again.
     pub fn create(paths: &Paths) -> Result<Self, Error> {
-        let mut cgroup = Self::create_unified(paths)?;
-        cgroup.create_v1(paths)?;
+        // Not the two steps below: a failure must undo both.
+        let cgroup = Self {
+            members: create_members(paths.hierarchies().iter())?,
+        };
+        cgroup.enable_controllers(paths);
         Ok(cgroup)
     }
 
@@ -57,14 +60,21 @@ impl Cgroup {
     ///
     /// As for [`Cgroup::create`].
     pub fn create_unified(paths: &Paths) -> Result<Self, Error> {
-        let unified = paths.hierarchies().iter().filter(|hierarchy| hierarchy.is_v2());
-        let members = create_members(unified)?;
-        if paths.is_v2() {
-            for member in &members {
-                subtree::enable(&member.hierarchy, None);
-            }
+        let unified = paths
+            .hierarchies()
+            .iter()
+            .filter(|hierarchy| hierarchy.is_v2());
+        let cgroup = Self {
+            members: create_members(unified)?,
+        };
+        cgroup.enable_controllers(paths);
+        Ok(cgroup)
+    }
+
+    fn enable_controllers(&self, paths: &Paths) {
+        if let Some(member) = self.unified().filter(|_| paths.is_v2()) {
+            subtree::enable(&member.hierarchy, None);
         }
-        Ok(Self { members })
     }
 
     /// Makes what [`Cgroup::create_unified`] has left.
@@ -73,7 +83,10 @@ impl Cgroup {
     ///
     /// As for [`Cgroup::create`]; the unified hierarchy's cgroup stays.
     pub fn create_v1(&mut self, paths: &Paths) -> Result<(), Error> {
-        let v1 = paths.hierarchies().iter().filter(|hierarchy| !hierarchy.is_v2());
+        let v1 = paths
+            .hierarchies()
+            .iter()
+            .filter(|hierarchy| !hierarchy.is_v2());
         self.members.extend(create_members(v1)?);
         Ok(())
     }
@@ -126,7 +139,10 @@ impl Cgroup {
     ///
     /// [`Error::Attach`].
     pub fn attach_v1(&self, pid: i32) -> Result<(), Error> {
-        let mut v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
+        let mut v1 = self
+            .members
+            .iter()
+            .filter(|member| !member.hierarchy.is_v2());
         v1.try_for_each(|member| member.attach(pid))
     }
 
@@ -136,7 +152,10 @@ impl Cgroup {
     ///
     /// [`Error::Open`].
     pub fn entrances(&self) -> Result<Vec<OwnedFd>, Error> {
-        let v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
+        let v1 = self
+            .members
+            .iter()
+            .filter(|member| !member.hierarchy.is_v2());
         v1.map(|member| {
             dir::open_for_writing(&member.dir, "tasks").map_err(|errno| Error::Open {
                 path: member.path().join("tasks"),

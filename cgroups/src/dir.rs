@@ -92,24 +92,34 @@ pub(crate) fn write_all(file: impl AsFd, value: &[u8]) -> Result<(), Errno> {
 
 /// The whole text of the file `name` in `dir`.
 pub(crate) fn read_file(dir: impl AsFd, name: impl AsRef<Path>) -> Result<String, Errno> {
+    String::from_utf8(read_bytes(dir, name)?).map_err(|_| Errno::ILSEQ)
+}
+
+/// The whole content of the file `name` in `dir`.
+///
+/// A page at a time: std::fs::read would begin with 32 bytes, because files of
+/// procfs and cgroupfs say that they are empty.
+pub(crate) fn read_bytes(dir: impl AsFd, name: impl AsRef<Path>) -> Result<Vec<u8>, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name.as_ref(), flags, Mode::empty())?;
-    read_all(&file)
+    read_all(rustix::fs::openat(
+        dir,
+        name.as_ref(),
+        flags,
+        Mode::empty(),
+    )?)
 }
 
 /// From the current offset to the end.
-pub(crate) fn read_all(file: impl AsFd) -> Result<String, Errno> {
-    let mut text = Vec::new();
-    let mut buffer = [0; 4096];
+pub(crate) fn read_all(file: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::new();
     loop {
-        match rustix::io::read(&file, &mut buffer) {
-            Ok(0) => break,
-            Ok(count) => text.extend_from_slice(&buffer[..count]),
-            Err(Errno::INTR) => {}
+        bytes.reserve(4096);
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }
-    String::from_utf8(text).map_err(|_| Errno::ILSEQ)
 }
 
 /// The names of the directories in `dir`.

@@ -24,7 +24,13 @@ pub(crate) fn wait(dir: impl AsFd, line: &str, deadline: Instant) -> Result<bool
         // between this and the poll.
         rustix::fs::seek(&file, SeekFrom::Start(0))?;
         match dir::read_all(&file) {
-            Ok(text) if text.lines().any(|found| found == line) => return Ok(true),
+            Ok(text)
+                if text
+                    .split(|&byte| byte == b'\n')
+                    .any(|found| found == line.as_bytes()) =>
+            {
+                return Ok(true);
+            }
             Ok(_) => {}
             Err(Errno::NODEV) => return Ok(true),
             Err(errno) => return Err(errno),

@@ -279,9 +279,9 @@ fn own_cgroup<'a>(mount: &Mount, member: &'a Membership) -> Cow<'a, Path> {
 }
 
 fn read(path: &str) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|error| Error::Read {
+    dir::read_bytes(CWD, path).map_err(|errno| Error::Read {
         path: path.into(),
-        errno: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
+        errno,
     })
 }
 

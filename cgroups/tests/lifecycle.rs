@@ -1,8 +1,12 @@
 //! Real cgroups: made, entered, frozen, killed, removed. Needs root; works in
 //! cgroups called kiln-test-PID-NAME in whatever hierarchies there are.
 
+// One test needs pre_exec.
+#![allow(unsafe_code)]
+
 mod common;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -71,6 +75,45 @@ fn attach_v1_leaves_the_unified_hierarchy_alone() {
     let procs = std::fs::read_to_string(unified.full_path().join("cgroup.procs")).unwrap();
     assert_eq!(procs, "");
     assert_eq!(cgroup.pids().unwrap().is_empty(), place.paths.is_v2());
+}
+
+#[test]
+fn the_hierarchies_can_be_made_in_two_steps_and_entered_by_oneself() {
+    let Some(place) = Place::new("steps", "", Layout::Machine) else {
+        return;
+    };
+    let mut cgroup = Cgroup::create_unified(&place.paths).unwrap();
+    assert_eq!(cgroup.v2_dir().is_some(), cgroup.exists());
+    cgroup.create_v1(&place.paths).unwrap();
+    let entrances = cgroup.entrances().unwrap();
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell
+        .args(["-c", "read go"])
+        .stdin(std::process::Stdio::piped());
+    let enter = move || {
+        let enter = |entrance: &OwnedFd| kiln_cgroups::enter(entrance.as_fd());
+        Ok(entrances.iter().try_for_each(enter)?)
+    };
+    // SAFETY: `enter` only makes write(2) calls, which a forked child may.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut shell, enter) };
+    let mut shell = shell.spawn().unwrap();
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", shell.id())).unwrap();
+    let listed = cgroup.pids();
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    for hierarchy in place
+        .paths
+        .hierarchies()
+        .iter()
+        .filter(|hierarchy| !hierarchy.is_v2())
+    {
+        let line = format!(":{}:/{}", hierarchy.name(), hierarchy.path().display());
+        assert!(
+            own.lines().any(|found| found.ends_with(&line)),
+            "{line} in {own}"
+        );
+    }
+    assert_eq!(listed.unwrap(), [shell.id() as i32]);
 }
 
 #[test]
