@@ -114,6 +114,15 @@ impl Hierarchy {
             path: "c".into(),
         }
     }
+
+    /// The same hierarchy, another cgroup.
+    #[cfg(test)]
+    pub(crate) fn moved(self, path: &str) -> Self {
+        Self {
+            path: path.into(),
+            ..self
+        }
+    }
 }
 
 /// Finds the cgroups of the container `id` with the given `linux.cgroupsPath`.

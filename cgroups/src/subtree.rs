@@ -122,6 +122,40 @@ mod tests {
     }
 
     #[test]
+    fn every_ancestor_gets_what_it_lacks() {
+        let root = tempfile::tempdir().unwrap();
+        let hierarchy = Hierarchy::for_test(true, &["cpu", "io"], root.path()).moved("a/b/c");
+        let level = |path: &str, enabled: &str| {
+            let dir = root.path().join(path);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("cgroup.controllers"), "cpu io\n").unwrap();
+            std::fs::write(dir.join("cgroup.subtree_control"), enabled).unwrap();
+        };
+        let control = |path: &str| {
+            std::fs::read_to_string(root.path().join(path).join("cgroup.subtree_control")).unwrap()
+        };
+        level("", "cpu io");
+        level("a", "cpu");
+        level("a/b", "");
+        level("a/b/c", "");
+        assert_eq!(enable(&hierarchy, None), Hint::none());
+        // A real file would not keep what was written.
+        assert_eq!(
+            ["", "a", "a/b", "a/b/c"].map(control),
+            ["cpu io", "+io", "+cpu +io", ""]
+        );
+        level("a/b", "");
+        enable(&hierarchy, Some("cpu"));
+        assert_eq!(control("a/b"), "+cpu");
+        std::fs::remove_file(root.path().join("a/cgroup.subtree_control")).unwrap();
+        let hint = enable(&hierarchy, None).to_string();
+        assert!(
+            hint.contains("a/cgroup.subtree_control: No such file"),
+            "{hint}"
+        );
+    }
+
+    #[test]
     fn hints_say_what_to_do() {
         let failure = Failure {
             controllers: "memory".into(),
