@@ -37,7 +37,10 @@ pub fn main(modules: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let mut code = ExitCode::SUCCESS;
     for path in modules {
-        match warm(&path) {
+        match Cache::open()
+            .map_err(Into::into)
+            .and_then(|cache| warm(&cache, &path))
+        {
             Ok(compiled) => println!("{}: {}", path.display(), compiled.display()),
             Err(error) => {
                 eprintln!("kiln: {}: {error}", path.display());
@@ -63,7 +66,7 @@ fn in_background() -> Outcome<()> {
 }
 
 /// Compiles the module at `path` unless it is in the cache; returns where it is there.
-fn warm(path: &Path) -> Outcome<PathBuf> {
+fn warm(cache: &Cache, path: &Path) -> Outcome<PathBuf> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     let module = Module::read(
@@ -73,16 +76,15 @@ fn warm(path: &Path) -> Outcome<PathBuf> {
         },
         false,
     )?;
-    let cache = Cache::open()?;
     let key = aot::key(&module);
     let lock = cache.lock(&key)?;
-    match aot::state(&cache, &key)? {
+    match aot::state(cache, &key)? {
         State::Compiled(file) => Ok(std::fs::read_link(format!(
             "/proc/self/fd/{}",
             number(&file)
         ))?),
         // The user has asked for it, whatever came of it before.
-        State::Tried | State::Missing => compile(&module, &cache, &key, &lock),
+        State::Tried | State::Missing => compile(&module, cache, &key, &lock),
     }
 }
 
@@ -93,7 +95,7 @@ fn number(file: &impl AsFd) -> i32 {
 
 /// Compiles what a container could run, and nothing else.
 fn compile(module: &Module, cache: &Cache, key: &Key, _lock: &KeyLock<'_>) -> Outcome<PathBuf> {
-    load::check(module, &Wasi::new())?;
+    load::check(module, &Wasi::default())?;
     aot::note_attempt(cache, key)?;
     let pending = cache.begin(key)?;
     let output = CString::new(pending.path().as_os_str().as_bytes())?;
@@ -102,4 +104,57 @@ fn compile(module: &Module, cache: &Cache, key: &Key, _lock: &KeyLock<'_>) -> Ou
     })?;
     let compiled = pending.commit();
     Ok(compiled.map_err(|error: Error| error)?.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Loaded;
+    use crate::sys::Ending;
+
+    /// Exits with the length of its first argument.
+    const EXIT: &str = r#"(module
+        (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func $leave (call $exit (i32.sub (i32.load (i32.const 4)) (i32.const 1))))
+        (func (export "_start")
+            (drop (call $sizes (i32.const 0) (i32.const 4))) (call $leave) unreachable))"#;
+
+    fn compiled(cache: &Cache, text: &str) -> Outcome<Module> {
+        let file = tempfile::Builder::new().suffix(".wat").tempfile()?;
+        std::fs::write(file.path(), text)?;
+        let path = warm(cache, file.path())?;
+        assert_eq!(path.parent().unwrap(), cache.path());
+        let bytes = wat::parse_str(text)?;
+        Ok(Module::from_bytes(file.path(), bytes, false)?)
+    }
+
+    #[test]
+    fn compiled_modules_keep_every_exit_status() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::create_at(dir.path(), 1 << 30).unwrap();
+        let module = compiled(&cache, EXIT).unwrap();
+        let State::Compiled(file) = aot::state(&cache, &aot::key(&module)).unwrap() else {
+            panic!("not in the cache");
+        };
+        let mut loaded = Loaded::new(&module, Some(&file)).unwrap();
+        assert!(load::native(&module, &file).is_some());
+        for status in 0..=255 {
+            let argument = CString::new(vec![b'x'; status]).unwrap();
+            loaded.wasi().provide(&[argument], &[], &[]);
+            assert_eq!(loaded.run(), Ending::Exit(status as u32));
+        }
+        // Again, from the cache.
+        compiled(&cache, EXIT).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_not_compiled() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::create_at(dir.path(), 1 << 30).unwrap();
+        let error = compiled(&cache, "(module (func (export \"run\")))").unwrap_err();
+        assert!(error.to_string().contains("_start"), "{error}");
+        assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0);
+    }
 }

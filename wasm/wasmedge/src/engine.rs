@@ -118,3 +118,6 @@ fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, EngineErro
 fn refused(error: impl std::fmt::Display) -> EngineError {
     EngineError(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ impl Loaded {
     /// Checks `module` and has WasmEdge parse and validate it, or takes it from `compiled`, a
     /// shared object that kiln made of it.
     pub fn new(module: &Module, compiled: Option<&OwnedFd>) -> Result<Self, Error> {
-        let wasi = Wasi::new();
+        let wasi = Wasi::default();
         check(module, &wasi)?;
         let (config, loaded) = match compiled.and_then(|file| native(module, file)) {
             Some(native) => native,
@@ -99,7 +99,7 @@ fn parse(module: &Module) -> Result<(Config, sys::Module), Error> {
 }
 
 /// From the cache. A file that cannot be loaded costs the speed, not the container.
-fn native(module: &Module, compiled: &OwnedFd) -> Option<(Config, sys::Module)> {
+pub fn native(module: &Module, compiled: &OwnedFd) -> Option<(Config, sys::Module)> {
     // By descriptor: the cache may drop the name meanwhile.
     let file = std::ffi::CString::new(format!("/proc/self/fd/{}", compiled.as_raw_fd())).ok()?;
     with_proposals(module, true, |config| {

@@ -152,16 +152,18 @@ impl Drop for Module {
 #[derive(Debug)]
 pub struct Wasi(NonNull<ffi::WasmEdge_ModuleInstanceContext>);
 
-impl Wasi {
+impl Default for Wasi {
     /// Without arguments, environment or directories: [`Wasi::provide`] gives them.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let none = ptr::null();
         // SAFETY: lists of length zero are not read.
         Wasi(owned(unsafe {
             ffi::WasmEdge_ModuleInstanceCreateWASI(none, 0, none, 0, none, 0)
         }))
     }
+}
 
+impl Wasi {
     /// Whether there is a function of this name.
     pub fn provides(&self, function: &str) -> bool {
         // SAFETY: the instance is alive; the string is read during the call alone.
@@ -193,8 +195,22 @@ impl Wasi {
         }
     }
 
-    /// Sets up what the guest sees and opens its directories, written `GUEST:HOST`.
+    /// Sets up what the guest sees and opens its directories, written `GUEST:HOST`. They become
+    /// the guest's descriptors from 3 on, in this order, if all of them can be opened.
     pub fn provide(&mut self, args: &[CString], env: &[CString], preopens: &[CString]) {
+        // WasmEdge sorts the directories by where in memory it keeps them, which is the order of
+        // their making only where the heap has no holes. Each attempt fills some.
+        let mut attempts = Vec::new();
+        while attempts.len() < 100 {
+            self.init(args, env, preopens);
+            if self.in_order(preopens.len()) {
+                break;
+            }
+            attempts.push(std::mem::take(self));
+        }
+    }
+
+    fn init(&mut self, args: &[CString], env: &[CString], preopens: &[CString]) {
         let [args, env, preopens] = [args, env, preopens].map(|list| {
             list.iter()
                 .map(|s| s.as_ptr())
@@ -213,6 +229,24 @@ impl Wasi {
                 preopens.len() as u32,
             );
         }
+    }
+
+    /// Whether the guest's directories were opened in the order of their descriptors: the
+    /// kernel gives the lowest number that is free, so ours grow as they were opened.
+    fn in_order(&self, count: usize) -> bool {
+        let opened = (3..).take(count).map(|descriptor| {
+            let mut ours = 0;
+            // SAFETY: the instance is alive and a WASI one; the result is written on success.
+            let code = unsafe {
+                ffi::WasmEdge_ModuleInstanceWASIGetNativeHandler(
+                    self.0.as_ptr(),
+                    descriptor,
+                    &mut ours,
+                )
+            };
+            if code == 0 { ours } else { u64::MAX }
+        });
+        opened.is_sorted()
     }
 
     fn exit_code(&self) -> u32 {
@@ -277,21 +311,40 @@ pub fn run(config: &Config, module: &Module, wasi: &Wasi) -> Ending {
 /// Compiles `bytes` to a shared object at `output`, which [`Module::from_shared_object`] loads.
 /// Needs the real libLLVM: with the stand-in the process ends. Takes seconds for large modules.
 pub fn compile(config: &Config, bytes: &[u8], output: &CStr) -> Result<(), Failure> {
-    let length = bytes.len() as u64;
+    compile_as(
+        ffi::WasmEdge_CompilerOutputFormat_Native,
+        config,
+        bytes,
+        output,
+    )
+}
+
+/// As [`compile`], but to a module with the native code in a custom section.
+#[cfg(test)]
+pub fn compile_into_section(config: &Config, bytes: &[u8], output: &CStr) -> Result<(), Failure> {
+    compile_as(
+        ffi::WasmEdge_CompilerOutputFormat_Wasm,
+        config,
+        bytes,
+        output,
+    )
+}
+
+fn compile_as(
+    format: ffi::WasmEdge_CompilerOutputFormat,
+    config: &Config,
+    bytes: &[u8],
+    output: &CStr,
+) -> Result<(), Failure> {
+    let level = ffi::WasmEdge_CompilerOptimizationLevel_O2;
+    let (bytes, length) = (bytes.as_ptr(), bytes.len() as u64);
     // SAFETY: the configuration is alive, buffer and string are read during the call alone, and
     // the compiler is deleted once.
     unsafe {
-        let settings = config.0.as_ptr();
-        ffi::WasmEdge_ConfigureCompilerSetOutputFormat(
-            settings,
-            ffi::WasmEdge_CompilerOutputFormat_Native,
-        );
-        ffi::WasmEdge_ConfigureCompilerSetOptimizationLevel(
-            settings,
-            ffi::WasmEdge_CompilerOptimizationLevel_O2,
-        );
-        let compiler = owned(ffi::WasmEdge_CompilerCreate(settings)).as_ptr();
-        let bytes = bytes.as_ptr();
+        let config = config.0.as_ptr();
+        ffi::WasmEdge_ConfigureCompilerSetOutputFormat(config, format);
+        ffi::WasmEdge_ConfigureCompilerSetOptimizationLevel(config, level);
+        let compiler = owned(ffi::WasmEdge_CompilerCreate(config)).as_ptr();
         let result =
             ffi::WasmEdge_CompilerCompileFromBuffer(compiler, bytes, length, output.as_ptr());
         ffi::WasmEdge_CompilerDelete(compiler);

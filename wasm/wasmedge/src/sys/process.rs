@@ -89,3 +89,49 @@ pub fn set_name(entrypoint: &str) {
         let _ = rustix::thread::set_name(&name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn the_compiler_is_on_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut input = tempfile::tempfile().unwrap();
+        input.write_all(b"module").unwrap();
+        // As a pipe that the caller waits on, born without close-on-exec.
+        let leaked = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null").unwrap(), 500);
+        let leaked = leaked.unwrap();
+        rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+        let script = format!(
+            "cd {} && {{ cat; echo; ls /proc/$$/fd; ulimit -v; cat /proc/$$/stat; }} >t; \
+             mv t report",
+            dir.path().display()
+        );
+        let command = ["/bin/sh", "-c", &script].map(OsString::from);
+        spawn_detached(&command, input.into()).unwrap();
+
+        let report = dir.path().join("report");
+        let start = Instant::now();
+        while !report.exists() && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let report = std::fs::read_to_string(report).unwrap();
+        let mut lines = report.lines();
+        assert_eq!(lines.next(), Some("module"), "{report}");
+        assert!(
+            lines.any(|line| line == "0") && lines.any(|line| line == "2"),
+            "{report}"
+        );
+        assert!(lines.any(|line| line == "4194304"), "{report}");
+        let leaked = format!("\n{}\n", leaked.as_raw_fd());
+        assert!(!report.contains(&leaked), "{report}");
+        // proc_pid_stat(5): pid, comm, state, ppid, pgrp, session ... nice is the 19th.
+        let stat: Vec<&str> = report.lines().last().unwrap().split(' ').collect();
+        assert_eq!((stat[0], stat[18]), (stat[5], "19"), "{report}");
+    }
+}
