@@ -33,11 +33,7 @@ pub fn path() -> &'static Path {
             Some(path) => PathBuf::from(path),
             None => workspace().join("target/release/kiln"),
         };
-        assert!(
-            path.is_file(),
-            "no runtime at {}: run scripts/build, or set KILN",
-            path.display()
-        );
+        assert!(path.is_file(), "no runtime at {}: run scripts/build, or set KILN", path.display());
         path.canonicalize().unwrap()
     })
 }

@@ -41,25 +41,13 @@ impl Bundle {
     /// # Panics
     /// Without root or busybox-static: neither is worth a skip per test.
     pub fn new() -> Self {
-        assert!(
-            rustix::process::getuid().is_root(),
-            "the integration tests need root"
-        );
-        let home = tempfile::Builder::new()
-            .prefix("kiln-it-")
-            .tempdir()
-            .unwrap();
+        assert!(rustix::process::getuid().is_root(), "the integration tests need root");
+        let home = tempfile::Builder::new().prefix("kiln-it-").tempdir().unwrap();
         // A user namespace's root is somebody else here and must get through.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let bundle = Bundle {
-            home,
-            config: default_config().clone(),
-            host_mounts: Vec::new(),
-        };
+        let bundle = Bundle { home, config: default_config().clone(), host_mounts: Vec::new() };
         bundle.fill_rootfs();
-        bundle
-            .set("/process/terminal", json!(false))
-            .args(&["true"])
+        bundle.set("/process/terminal", json!(false)).args(&["true"])
     }
 
     /// The same with `sh -c script` as the container's program.
@@ -108,12 +96,7 @@ impl Bundle {
     /// Takes away the field at a JSON pointer.
     pub fn unset(mut self, pointer: &str) -> Self {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
-        self.config
-            .pointer_mut(parent)
-            .unwrap()
-            .as_object_mut()
-            .unwrap()
-            .remove(key);
+        self.config.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
         self
     }
 
@@ -166,13 +149,7 @@ impl Bundle {
 
     /// Gives the process these capabilities, in every set, and no others.
     pub fn capabilities(self, names: &[&str]) -> Self {
-        let sets = [
-            "bounding",
-            "effective",
-            "inheritable",
-            "permitted",
-            "ambient",
-        ];
+        let sets = ["bounding", "effective", "inheritable", "permitted", "ambient"];
         sets.iter().fold(self, |bundle, set| {
             bundle.set(&format!("/process/capabilities/{set}"), json!(names))
         })

@@ -8,10 +8,7 @@ use crate::proc;
 /// The mount points of all cgroup hierarchies.
 pub fn hierarchies() -> Vec<PathBuf> {
     let mounts = proc::mounts("self").into_iter();
-    mounts
-        .filter(|mount| mount.kind.starts_with("cgroup"))
-        .map(|mount| mount.point)
-        .collect()
+    mounts.filter(|mount| mount.kind.starts_with("cgroup")).map(|mount| mount.point).collect()
 }
 
 /// Whether the controllers are on cgroup v2.
@@ -54,10 +51,7 @@ pub fn directory(pid: i32, controller: &str) -> Option<PathBuf> {
         let mut fields = line.splitn(3, ':').skip(1);
         let names = fields.next()?;
         let path = fields.next()?;
-        names
-            .split(',')
-            .any(|name| name == controller)
-            .then(|| path.to_owned())
+        names.split(',').any(|name| name == controller).then(|| path.to_owned())
     });
     if let Some(path) = v1 {
         return Some(mount_of(controller)?.join(path.trim_start_matches('/')));
@@ -65,11 +59,8 @@ pub fn directory(pid: i32, controller: &str) -> Option<PathBuf> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     let dir = v2_mount()?.join(path.trim_start_matches('/'));
     let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-    (controller == "unified"
-        || controllers
-            .split_whitespace()
-            .any(|name| name == controller))
-    .then_some(dir)
+    (controller == "unified" || controllers.split_whitespace().any(|name| name == controller))
+        .then_some(dir)
 }
 
 fn mount_of(controller: &str) -> Option<PathBuf> {
@@ -81,10 +72,7 @@ fn mount_of(controller: &str) -> Option<PathBuf> {
 }
 
 fn v2_mount() -> Option<PathBuf> {
-    proc::mounts("self")
-        .into_iter()
-        .find(|mount| mount.kind == "cgroup2")
-        .map(|mount| mount.point)
+    proc::mounts("self").into_iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.point)
 }
 
 /// Reads a setting of the cgroup that `pid` is in: the file is called `v1` or
@@ -132,9 +120,7 @@ fn remove_tree(dir: &Path) {
 /// # Panics
 /// If `pid` is in no cgroup that the host knows.
 pub fn members(pid: i32) -> Vec<i32> {
-    let dir = ["pids", "memory", "unified"]
-        .iter()
-        .find_map(|name| directory(pid, name));
+    let dir = ["pids", "memory", "unified"].iter().find_map(|name| directory(pid, name));
     let text = fs::read_to_string(dir.unwrap().join("cgroup.procs")).unwrap();
     text.lines().map(|line| line.parse().unwrap()).collect()
 }

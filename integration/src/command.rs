@@ -33,10 +33,7 @@ impl Cli {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        Cli {
-            args: args.into_iter().map(|arg| arg.as_ref().into()).collect(),
-            ..Cli::default()
-        }
+        Cli { args: args.into_iter().map(|arg| arg.as_ref().into()).collect(), ..Cli::default() }
     }
 
     /// Adds arguments.
@@ -97,18 +94,10 @@ impl Cli {
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let mut command = self.command();
         command.stdin(stdin);
-        command
-            .stdout(stdout.try_clone().unwrap())
-            .stderr(stderr.try_clone().unwrap());
+        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let line = format!("{command:?}");
         let child = reaper::spawn(&mut command);
-        Running {
-            child,
-            line,
-            stdout,
-            stderr,
-            since: Instant::now(),
-        }
+        Running { child, waited: false, line, stdout, stderr, since: Instant::now() }
     }
 
     /// Runs the command to its end.
@@ -124,6 +113,7 @@ impl Cli {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    waited: bool,
     line: String,
     stdout: File,
     stderr: File,
@@ -151,25 +141,26 @@ impl Running {
     /// # Panics
     /// If it has not ended 30 seconds after its start (it is killed).
     pub fn wait(mut self) -> Outcome {
-        let ended = wait_child(
-            &mut self.child,
-            DEADLINE.saturating_sub(self.since.elapsed()),
-        );
+        let left = DEADLINE.saturating_sub(self.since.elapsed());
+        let ended = wait_child(&mut self.child, left);
+        self.waited = ended.is_some();
         let elapsed = self.since.elapsed();
         let (stdout, stderr) = (contents(&mut self.stdout), contents(&mut self.stderr));
-        let Some(status) = ended else {
+        let line = self.line.clone();
+        match ended {
+            Some(status) => Outcome { line, status, stdout, stderr, elapsed },
+            None => {
+                panic!("{line} did not end in {DEADLINE:?}\nstdout: {stdout}\nstderr: {stderr}")
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    /// A command that nobody waited for must not outlive its test.
+    fn drop(&mut self) {
+        if !self.waited {
             reaper::end(&mut self.child);
-            panic!(
-                "{} did not end in {DEADLINE:?}\nstdout: {stdout}\nstderr: {stderr}",
-                self.line
-            );
-        };
-        Outcome {
-            line: self.line,
-            status,
-            stdout,
-            stderr,
-            elapsed,
         }
     }
 }
@@ -205,10 +196,7 @@ fn proc_path(file: &File) -> String {
 
 /// Does nothing to a command's stdio but keep the caller's out of it.
 pub fn no_stdio(command: &mut Command) -> &mut Command {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
 
 /// What a command that ended gave.
@@ -242,11 +230,7 @@ impl Outcome {
     /// Asserts that the signal killed the command.
     #[track_caller]
     pub fn killed_by(self, signal: i32) -> Self {
-        assert_eq!(
-            self.status.signal(),
-            Some(signal),
-            "signal that ended {self}"
-        );
+        assert_eq!(self.status.signal(), Some(signal), "signal that ended {self}");
         self
     }
 
@@ -260,10 +244,7 @@ impl Outcome {
     /// Asserts a part of the standard output.
     #[track_caller]
     pub fn shows(self, part: &str) -> Self {
-        assert!(
-            self.stdout.contains(part),
-            "no {part:?} in standard output of {self}"
-        );
+        assert!(self.stdout.contains(part), "no {part:?} in standard output of {self}");
         self
     }
 
@@ -280,10 +261,7 @@ impl Outcome {
         assert_eq!(self.status.code(), Some(code), "exit status of {self}");
         let error = self.stderr.to_lowercase();
         for part in parts {
-            assert!(
-                error.contains(&part.to_lowercase()),
-                "no {part:?} in the error of {self}"
-            );
+            assert!(error.contains(&part.to_lowercase()), "no {part:?} in the error of {self}");
         }
         assert!(!error.contains("panicked at"), "{self}");
         self
@@ -294,9 +272,7 @@ impl Outcome {
     pub fn fails_any(self, texts: &[&str]) -> Self {
         let outcome = self.fails(&[]);
         let error = outcome.stderr.to_lowercase();
-        let said = texts
-            .iter()
-            .any(|text| error.contains(&text.to_lowercase()));
+        let said = texts.iter().any(|text| error.contains(&text.to_lowercase()));
         assert!(said, "none of {texts:?} in the error of {outcome}");
         outcome
     }
@@ -304,16 +280,7 @@ impl Outcome {
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Outcome {
-            line,
-            status,
-            stdout,
-            stderr,
-            elapsed,
-        } = self;
-        write!(
-            f,
-            "{line}\n{status} after {elapsed:?}\nstdout: {stdout}\nstderr: {stderr}"
-        )
+        let Outcome { line, status, stdout, stderr, elapsed } = self;
+        write!(f, "{line}\n{status} after {elapsed:?}\nstdout: {stdout}\nstderr: {stderr}")
     }
 }

@@ -22,10 +22,7 @@ impl ConsoleSocket {
     /// Listens in the folder `dir`.
     pub fn listen(dir: &Path) -> Self {
         let path = dir.join("console.sock");
-        ConsoleSocket {
-            listener: UnixListener::bind(&path).unwrap(),
-            path,
-        }
+        ConsoleSocket { listener: UnixListener::bind(&path).unwrap(), path }
     }
 
     /// The value for `--console-socket`.
@@ -36,26 +33,14 @@ impl ConsoleSocket {
     /// Takes the terminal from the runtime, which must send exactly one
     /// descriptor in one message.
     pub fn accept(&self) -> Terminal {
-        assert!(
-            readable(&self.listener, Duration::from_secs(10)),
-            "nobody connected"
-        );
+        assert!(readable(&self.listener, Duration::from_secs(10)), "nobody connected");
         let (stream, _) = self.listener.accept().unwrap();
-        assert!(
-            readable(&stream, Duration::from_secs(10)),
-            "no message on the console socket"
-        );
+        assert!(readable(&stream, Duration::from_secs(10)), "no message on the console socket");
         let mut name = [0; 256];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        recvmsg(
-            &stream,
-            &mut [IoSliceMut::new(&mut name)],
-            &mut control,
-            flags,
-        )
-        .unwrap();
+        recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, flags).unwrap();
         let mut fds: Vec<OwnedFd> = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -63,9 +48,7 @@ impl ConsoleSocket {
             }
         }
         assert_eq!(fds.len(), 1, "descriptors in the message");
-        Terminal {
-            master: File::from(fds.remove(0)),
-        }
+        Terminal { master: File::from(fds.remove(0)) }
     }
 }
 
@@ -90,10 +73,7 @@ impl Terminal {
         let mut text = String::new();
         let mut buffer = [0; 4096];
         while !text.contains(end) {
-            assert!(
-                readable(&self.master, Duration::from_secs(10)),
-                "only got {text:?}"
-            );
+            assert!(readable(&self.master, Duration::from_secs(10)), "only got {text:?}");
             // EIO: the last process with the terminal open has gone.
             match self.master.read(&mut buffer) {
                 Ok(0) | Err(_) => break,

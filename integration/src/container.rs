@@ -25,11 +25,7 @@ pub struct Container {
 impl Container {
     pub(crate) fn new(bundle: Bundle) -> Self {
         reaper::start();
-        Container {
-            id: fresh_id(),
-            bundle,
-            shared_root: None,
-        }
+        Container { id: fresh_id(), bundle, shared_root: None }
     }
 
     /// Uses another's state root, for what concerns several containers.
@@ -40,9 +36,7 @@ impl Container {
 
     /// The value for `--root`.
     pub fn root(&self) -> PathBuf {
-        self.shared_root
-            .clone()
-            .unwrap_or_else(|| self.bundle.home().join("root"))
+        self.shared_root.clone().unwrap_or_else(|| self.bundle.home().join("root"))
     }
 
     /// The binary with `--root` of this container and these words after it.
@@ -61,10 +55,7 @@ impl Container {
     }
 
     fn bundle_cli(&self, operation: &str, flags: &[&str]) -> Cli {
-        self.cli(&[operation, "--bundle"])
-            .arg(self.bundle.path())
-            .args(flags)
-            .arg(&self.id)
+        self.cli(&[operation, "--bundle"]).arg(self.bundle.path()).args(flags).arg(&self.id)
     }
 
     /// Runs `create`.
@@ -130,9 +121,7 @@ impl Container {
     /// Waits until `state` says `status`.
     #[track_caller]
     pub fn await_status(&self, status: &str) {
-        eventually(&format!("{} to be {status}", self.id), || {
-            self.status() == status
-        });
+        eventually(&format!("{} to be {status}", self.id), || self.status() == status);
     }
 
     /// Reads a file of the rootfs when it has content.
@@ -164,10 +153,7 @@ impl Drop for Container {
             return;
         }
         leftovers::remove(&self.id, self.bundle.home());
-        let report = format!(
-            "left of {} after delete --force: {left:#?}\n{outcome}",
-            self.id
-        );
+        let report = format!("left of {} after delete --force: {left:#?}\n{outcome}", self.id);
         // A second panic would abort the test program and hide the first.
         match std::thread::panicking() {
             true => eprintln!("{report}"),
@@ -184,10 +170,7 @@ impl Drop for Container {
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
     let since = Instant::now();
     while !ready() {
-        assert!(
-            since.elapsed() < Duration::from_secs(10),
-            "waited ten seconds for {what}"
-        );
+        assert!(since.elapsed() < Duration::from_secs(10), "waited ten seconds for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -196,15 +179,8 @@ pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
 pub fn fresh_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Process ids repeat, in a pid namespace at once; the time does not.
-    static START: LazyLock<u128> = LazyLock::new(|| {
-        SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |time| time.as_micros())
-    });
+    static START: LazyLock<u128> =
+        LazyLock::new(|| SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_micros()));
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!(
-        "kt{:x}-{}-{number:04}",
-        *START & 0xffff_ffff,
-        std::process::id()
-    )
+    format!("kt{:x}-{}-{number:04}", *START & 0xffff_ffff, std::process::id())
 }

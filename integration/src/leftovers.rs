@@ -5,9 +5,11 @@
 //! its container is: what is mounted under the folder counts as left.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::binary;
 use crate::cgroup;
 use crate::proc;
 
@@ -15,25 +17,18 @@ use crate::proc;
 /// bundle and scratch lie under `home`, in words.
 pub fn find(id: &str, root: &Path, home: &Path) -> Vec<String> {
     let mut left: Vec<String> = state(id, root);
-    left.extend(
-        cgroup::directories_of(id)
-            .iter()
-            .map(|dir| format!("cgroup {}", dir.display())),
-    );
-    left.extend(
-        mounts(home)
-            .iter()
-            .map(|at| format!("mount on {}", at.display())),
-    );
+    left.extend(cgroup::directories_of(id).iter().map(|dir| format!("cgroup {}", dir.display())));
+    left.extend(mounts(home).iter().map(|at| format!("mount on {}", at.display())));
     left.extend(processes_after_grace(id, home));
     left
 }
 
 /// Cleans up after a failed test as well as one can from outside.
 pub fn remove(id: &str, home: &Path) {
+    thaw(id);
     for pid in processes(id, home) {
         // Only what is the container's beyond doubt is killed.
-        if in_cgroup(pid, id) || rooted_in(pid, home) {
+        if in_cgroup(pid, id) || rooted_in(pid, home) || works_on(pid, id) {
             let _ = rustix::process::Pid::from_raw(pid)
                 .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
         }
@@ -44,6 +39,20 @@ pub fn remove(id: &str, home: &Path) {
     }
     for dir in cgroup::directories_of(id).iter().rev() {
         let _ = fs::remove_dir(dir);
+    }
+}
+
+/// A frozen process does not die.
+fn thaw(id: &str) {
+    for dir in cgroup::directories_of(id) {
+        let _ =
+            fs::OpenOptions::new().write(true).open(dir.join("freezer.state")).map(|mut file| {
+                let _ = file.write_all(b"THAWED");
+            });
+        let _ =
+            fs::OpenOptions::new().write(true).open(dir.join("cgroup.freeze")).map(|mut file| {
+                let _ = file.write_all(b"0");
+            });
     }
 }
 
@@ -78,23 +87,30 @@ fn processes_after_grace(id: &str, home: &Path) -> Vec<String> {
 }
 
 /// Living processes that belong to the container: in its cgroup, or in a mount
-/// namespace of their own with a mount from the test's folder.
+/// namespace of their own with a mount from the test's folder, or commands of
+/// the runtime that still work on it.
 fn processes(id: &str, home: &Path) -> Vec<i32> {
     // A mount on the host would be in the namespace of every later container.
     let by_mount = mounts(home).is_empty();
     let own = std::process::id().cast_signed();
-    let belongs = |pid| in_cgroup(pid, id) || (by_mount && has_mount_of(pid, home));
-    let others = proc::pids()
-        .into_iter()
-        .filter(|&pid| pid > 1 && pid != own);
-    others
-        .filter(|&pid| proc::alive(pid) && belongs(pid))
-        .collect()
+    let belongs =
+        |pid| in_cgroup(pid, id) || works_on(pid, id) || (by_mount && has_mount_of(pid, home));
+    let others = proc::pids().into_iter().filter(|&pid| pid > 1 && pid != own);
+    others.filter(|&pid| proc::alive(pid) && belongs(pid)).collect()
 }
 
 fn in_cgroup(pid: i32, id: &str) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     text.contains(id)
+}
+
+/// Whether the process is the binary under test with this id as an argument.
+fn works_on(pid: i32, id: &str) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|&byte| byte == 0);
+    let program = words.next().unwrap_or_default();
+    program == binary::path().as_os_str().as_encoded_bytes()
+        && words.any(|word| word == id.as_bytes())
 }
 
 /// Whether the process has a mount from the folder, in a mount namespace that
@@ -113,10 +129,7 @@ fn has_mount_of(pid: i32, home: &Path) -> bool {
 fn rooted_in(pid: i32, home: &Path) -> bool {
     let is_root = |mount: &proc::Mount| mount.point == Path::new("/");
     let mounts = proc::mounts(&pid.to_string());
-    mounts
-        .iter()
-        .find(|mount| is_root(mount))
-        .is_some_and(|mount| mount.root.starts_with(home))
+    mounts.iter().find(|mount| is_root(mount)).is_some_and(|mount| mount.root.starts_with(home))
 }
 
 fn describe(pid: i32) -> String {

@@ -49,9 +49,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
 /// A field of `/proc/PID/status`, trimmed.
 pub fn status_field(pid: i32, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.trim().to_owned())
 }
 
@@ -63,9 +61,7 @@ pub fn alive(pid: i32) -> bool {
 /// All process ids on the machine.
 pub fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// What names a namespace: `net:[4026531840]`.

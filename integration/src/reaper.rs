@@ -24,18 +24,14 @@ struct Children {
 fn children() -> MutexGuard<'static, Children> {
     static CHILDREN: LazyLock<Mutex<Children>> = LazyLock::new(Mutex::default);
     // A test that fails while it holds the lock must not fail the others.
-    CHILDREN
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    CHILDREN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Starts a command whose end the caller waits for, by [`wait`] or [`end`].
 /// Anything started otherwise loses its exit status to the reaper.
 pub fn spawn(command: &mut Command) -> Child {
     let mut children = children();
-    let child = command
-        .spawn()
-        .unwrap_or_else(|err| panic!("{command:?}: {err}"));
+    let child = command.spawn().unwrap_or_else(|err| panic!("{command:?}: {err}"));
     children.own.insert(child.id().cast_signed());
     child
 }
@@ -98,11 +94,7 @@ fn reap_orphans() {
 fn child_pids() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let pids = |list: String| {
-        list.split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect()
-    };
+    let pids = |list: String| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     lists.flat_map(|list| -> Vec<i32> { pids(list) }).collect()
 }
 

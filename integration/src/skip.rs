@@ -19,11 +19,7 @@ pub fn report(name: &str, reason: &str) {
     let line = format!("SKIPPED: {name}: {reason}\n");
     if let Some(path) = std::env::var_os("KILN_TEST_SKIP_LOG") {
         // One write of a short line to an O_APPEND file does not mix with others'.
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         file.write_all(line.as_bytes()).unwrap();
     }
     std::io::stderr().write_all(line.as_bytes()).unwrap();

@@ -43,9 +43,7 @@ fn the_container_is_in_its_cgroup_in_every_hierarchy() {
         let name = line.split(':').nth(1).unwrap().split(',').next().unwrap();
         let name = name.strip_prefix("name=").unwrap_or(name);
         // A hierarchy without a mount is nobody's to be put in.
-        let mounted = proc::mounts("self")
-            .iter()
-            .any(|mount| mount.point.ends_with(name));
+        let mounted = proc::mounts("self").iter().any(|mount| mount.point.ends_with(name));
         assert!(!mounted || line.contains(&c.id), "{line}");
     }
 }
@@ -54,18 +52,8 @@ fn the_container_is_in_its_cgroup_in_every_hierarchy() {
 fn memory_limit() {
     needs!("memory");
     let c = sleeping(json!({ "memory": { "limit": 64 * MIB, "reservation": 32 * MIB } }));
-    reads(
-        &c,
-        "memory",
-        ("memory.limit_in_bytes", "67108864"),
-        ("memory.max", "67108864"),
-    );
-    reads(
-        &c,
-        "memory",
-        ("memory.soft_limit_in_bytes", "33554432"),
-        ("memory.low", "33554432"),
-    );
+    reads(&c, "memory", ("memory.limit_in_bytes", "67108864"), ("memory.max", "67108864"));
+    reads(&c, "memory", ("memory.soft_limit_in_bytes", "33554432"), ("memory.low", "33554432"));
 }
 
 #[test]
@@ -84,10 +72,7 @@ fn unlimited_memory() {
     needs!("memory");
     let c = sleeping(json!({ "memory": { "limit": -1, "swap": -1 } }));
     let value = cgroup::setting(c.pid(), "memory", "memory.limit_in_bytes", "memory.max").unwrap();
-    assert!(
-        value == "max" || value.parse::<u64>().unwrap() > 1 << 60,
-        "{value}"
-    );
+    assert!(value == "max" || value.parse::<u64>().unwrap() > 1 << 60, "{value}");
 }
 
 #[test]
@@ -108,10 +93,7 @@ fn too_much_memory_is_an_oom_kill() {
     needs!("memory");
     // dd's buffer is what grows; the shell does not do as much.
     let c = Bundle::sh("exec dd if=/dev/zero of=/dev/null bs=200M count=1");
-    let c = c.set(
-        "/linux/resources/memory",
-        json!({ "limit": 32 * MIB, "swap": 32 * MIB }),
-    );
+    let c = c.set("/linux/resources/memory", json!({ "limit": 32 * MIB, "swap": 32 * MIB }));
     let c = c.container();
     c.run().exits(137);
     c.assert_nothing_left();
@@ -122,10 +104,7 @@ fn a_tmpfs_counts_as_memory() {
     needs!("memory");
     let c = Bundle::sh("dd if=/dev/zero of=/mnt/x bs=1M count=100; exit 1");
     let c = c.mount("/mnt", "tmpfs", "tmpfs", &[]);
-    let c = c.set(
-        "/linux/resources/memory",
-        json!({ "limit": 32 * MIB, "swap": 32 * MIB }),
-    );
+    let c = c.set("/linux/resources/memory", json!({ "limit": 32 * MIB, "swap": 32 * MIB }));
     let outcome = c.container().run();
     assert!(
         !outcome.status.success() && !outcome.stderr.contains("100+0 records out"),
@@ -144,9 +123,7 @@ fn pids_limit() {
 fn too_many_processes_are_refused() {
     needs!("pids");
     let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; echo all; exit 0";
-    let c = Bundle::sh(script)
-        .set("/linux/resources/pids", json!({ "limit": 8 }))
-        .container();
+    let c = Bundle::sh(script).set("/linux/resources/pids", json!({ "limit": 8 })).container();
     let outcome = c.run();
     assert!(!outcome.stdout.contains("all"), "{outcome}");
     assert!(outcome.stderr.contains("fork"), "{outcome}");
@@ -174,28 +151,19 @@ fn cpu_quota_and_shares() {
 fn a_cpu_quota_without_a_period() {
     needs!("cpu");
     let c = sleeping(json!({ "cpu": { "quota": 30000 } }));
-    reads(
-        &c,
-        "cpu",
-        ("cpu.cfs_quota_us", "30000"),
-        ("cpu.max", "30000 100000"),
-    );
+    reads(&c, "cpu", ("cpu.cfs_quota_us", "30000"), ("cpu.max", "30000 100000"));
 }
 
 #[test]
 fn a_busy_container_is_throttled() {
     needs!("cpu");
     let cpu = json!({ "quota": 10000, "period": 100_000 });
-    let c = Bundle::sh("while :; do :; done")
-        .set("/linux/resources/cpu", cpu)
-        .container();
+    let c = Bundle::sh("while :; do :; done").set("/linux/resources/cpu", cpu).container();
     c.detach().ok();
     let pid = c.pid();
     eventually("the container to be throttled", || {
         let stat = cgroup::setting(pid, "cpu", "cpu.stat", "cpu.stat").unwrap();
-        let line = stat
-            .lines()
-            .find_map(|line| line.strip_prefix("nr_throttled "));
+        let line = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
         line.is_some_and(|count| count.parse::<u64>().unwrap() > 2)
     });
 }
@@ -205,22 +173,14 @@ fn cpuset_is_what_the_process_may_use() {
     needs!("cpuset");
     let c = sleeping(json!({ "cpu": { "cpus": "0", "mems": "0" } }));
     reads(&c, "cpuset", ("cpuset.cpus", "0"), ("cpuset.cpus", "0"));
-    assert_eq!(
-        proc::status_field(c.pid(), "Cpus_allowed_list").unwrap(),
-        "0"
-    );
-    assert_eq!(
-        proc::status_field(c.pid(), "Mems_allowed_list").unwrap(),
-        "0"
-    );
+    assert_eq!(proc::status_field(c.pid(), "Cpus_allowed_list").unwrap(), "0");
+    assert_eq!(proc::status_field(c.pid(), "Mems_allowed_list").unwrap(), "0");
 }
 
 #[test]
 fn a_cpu_that_does_not_exist_is_an_error() {
     needs!("cpuset");
-    let c = Bundle::new()
-        .set("/linux/resources/cpu", json!({ "cpus": "4000" }))
-        .container();
+    let c = Bundle::new().set("/linux/resources/cpu", json!({ "cpus": "4000" })).container();
     c.create().fails(&["cpuset.cpus"]);
     c.assert_nothing_left();
 }
@@ -243,9 +203,7 @@ fn block_io_weight_and_throttle() {
             fs::read_to_string(first.path().join("dev"))
         })
     });
-    let Ok(number) = number else {
-        skip!("this machine has no block device")
-    };
+    let Ok(number) = number else { skip!("this machine has no block device") };
     let (major, minor) = number.trim().split_once(':').unwrap();
     let (major, minor): (i64, i64) = (major.parse().unwrap(), minor.parse().unwrap());
     let device = |rate: i64| json!([{ "major": major, "minor": minor, "rate": rate }]);
@@ -262,10 +220,7 @@ fn block_io_weight_and_throttle() {
         ("blkio.throttle.write_iops_device", 200),
     ] {
         let value = cgroup::setting(c.pid(), "blkio", file, "io.max").unwrap();
-        assert!(
-            value.contains(&format!("{number} {rate}")) || cgroup::is_v2(),
-            "{file}: {value}"
-        );
+        assert!(value.contains(&format!("{number} {rate}")) || cgroup::is_v2(), "{file}: {value}");
     }
 }
 
@@ -274,24 +229,16 @@ fn block_io_weight() {
     needs!("blkio");
     let own = std::process::id().cast_signed();
     let dir = cgroup::directory(own, "blkio").unwrap();
-    let has = [
-        "blkio.weight",
-        "blkio.bfq.weight",
-        "io.weight",
-        "io.bfq.weight",
-    ]
-    .iter()
-    .any(|file| any_below_has(&dir, file));
+    let has = ["blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight"]
+        .iter()
+        .any(|file| any_below_has(&dir, file));
     if !has {
         skip!("the kernel has no weight for block devices");
     }
     let c = sleeping(json!({ "blockIO": { "weight": 300 } }));
     let value = cgroup::setting(c.pid(), "blkio", "blkio.weight", "io.weight")
         .or_else(|| cgroup::setting(c.pid(), "blkio", "blkio.bfq.weight", "io.bfq.weight"));
-    assert!(
-        value.as_deref().is_some_and(|value| value.contains("300")),
-        "{value:?}"
-    );
+    assert!(value.as_deref().is_some_and(|value| value.contains("300")), "{value:?}");
 }
 
 /// The root cgroup shows no weight; a new child of it does, if the kernel has one.
@@ -318,9 +265,7 @@ fn hugetlb_limit() {
 fn a_limit_that_no_controller_can_keep_is_an_error() {
     if cgroup::has("hugetlb") {
         let limits = json!([{ "pageSize": "3MB", "limit": 4 * MIB }]);
-        let c = Bundle::new()
-            .set("/linux/resources/hugepageLimits", limits)
-            .container();
+        let c = Bundle::new().set("/linux/resources/hugepageLimits", limits).container();
         kiln_only!("1.1.5 drops what it cannot write on v2");
         c.create().fails(&["3MB"]);
         c.assert_nothing_left();
@@ -347,9 +292,7 @@ fn an_absolute_cgroups_path() {
     let c = bundle.set("/linux/cgroupsPath", json!(path)).container();
     c.detach().ok();
     let text = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
-    let memory = text
-        .lines()
-        .find(|line| line.contains(":pids:") || line.starts_with("0::"));
+    let memory = text.lines().find(|line| line.contains(":pids:") || line.starts_with("0::"));
     assert!(memory.unwrap().ends_with(&path), "{text}");
     c.delete_force().ok();
     let left = cgroup::directories_of(&format!("{}-leaf", parent.0));
@@ -364,9 +307,7 @@ fn a_relative_cgroups_path() {
     let c = bundle.set("/linux/cgroupsPath", json!(path)).container();
     c.detach().ok();
     let text = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.contains(":pids:") || line.starts_with("0::"));
+    let line = text.lines().find(|line| line.contains(":pids:") || line.starts_with("0::"));
     assert!(line.unwrap().ends_with(&path), "{text}");
     c.delete_force().ok();
 }
@@ -375,17 +316,8 @@ fn a_relative_cgroups_path() {
 #[test]
 fn a_cgroups_path_that_climbs_stays_inside() {
     kiln_only!("cleans the path instead");
-    for path in [
-        "/../escape",
-        "../escape",
-        "/a/../../escape",
-        "..",
-        "/a/..",
-        "/./x/../../y",
-    ] {
-        let c = Bundle::new()
-            .set("/linux/cgroupsPath", json!(path))
-            .container();
+    for path in ["/../escape", "../escape", "/a/../../escape", "..", "/a/..", "/./x/../../y"] {
+        let c = Bundle::new().set("/linux/cgroupsPath", json!(path)).container();
         c.create().fails(&["cgroupsPath"]);
         c.assert_nothing_left();
     }
@@ -394,9 +326,7 @@ fn a_cgroups_path_that_climbs_stays_inside() {
 
 #[test]
 fn processes_of_the_container_stay_in_its_cgroup() {
-    let c = Bundle::sh("sleep 101 & sleep 102 & echo up > /up; wait")
-        .writable()
-        .container();
+    let c = Bundle::sh("sleep 101 & sleep 102 & echo up > /up; wait").writable().container();
     c.detach().ok();
     c.await_file("/up");
     assert_eq!(cgroup::members(c.pid()).len(), 3);
@@ -407,9 +337,7 @@ fn a_cgroup_that_is_not_empty_is_refused() {
     kiln_only!("1.1.5 only warns");
     let holder = sleeping(json!({}));
     let path = format!("/{}", holder.id);
-    let c = Bundle::new()
-        .set("/linux/cgroupsPath", json!(path))
-        .container();
+    let c = Bundle::new().set("/linux/cgroupsPath", json!(path)).container();
     c.create().fails(&[&holder.id]);
     assert_eq!(holder.status(), "running");
 }
@@ -426,10 +354,7 @@ fn delete_removes_cgroups_below_the_containers() {
 #[test]
 fn processes_in_cgroups_below_are_ended() {
     let script = "sleep 101 & echo up > /up; wait";
-    let c = Bundle::sh(script)
-        .writable()
-        .without_namespace("pid")
-        .container();
+    let c = Bundle::sh(script).writable().without_namespace("pid").container();
     c.detach().ok();
     c.await_file("/up");
     let dir = cgroup::directory(c.pid(), "pids").unwrap().join("below");
@@ -448,12 +373,7 @@ fn the_freezer_does_not_stop_delete() {
     let pid = c.pid();
     let (file, value) = match cgroup::directory(pid, "freezer") {
         Some(dir) => (dir.join("freezer.state"), "FROZEN"),
-        None => (
-            cgroup::directory(pid, "unified")
-                .unwrap()
-                .join("cgroup.freeze"),
-            "1",
-        ),
+        None => (cgroup::directory(pid, "unified").unwrap().join("cgroup.freeze"), "1"),
     };
     fs::write(&file, value).unwrap();
     assert_eq!(c.status(), "paused");

@@ -69,8 +69,6 @@ fn the_default_devices_are_always_allowed() {
     let rules = json!([{ "allow": false, "access": "rwm" }]);
     let script = "echo x > /dev/null && head -c 1 /dev/zero /dev/urandom > /dev/null && tty; \
         test -c /dev/pts/ptmx && exec 3<>/dev/ptmx && echo opened";
-    let c = Bundle::sh(script)
-        .set("/linux/resources/devices", rules)
-        .container();
+    let c = Bundle::sh(script).set("/linux/resources/devices", rules).container();
     c.run().ok().shows("opened");
 }

@@ -42,9 +42,7 @@ fn an_idmapped_mount_in_a_user_namespace() {
     let bundle = Bundle::sh("stat -c %u:%g /mnt/file; echo x > /mnt/made");
     let source = bundle.scratch();
     fs::write(source.join("file"), "").unwrap();
-    let bundle = bundle
-        .user_namespace(200_000)
-        .bind(&source, "/mnt", &["bind"]);
+    let bundle = bundle.user_namespace(200_000).bind(&source, "/mnt", &["bind"]);
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;
     let bundle = bundle
         .set(&format!("/mounts/{last}/uidMappings"), map(0, 200_000))
@@ -52,11 +50,7 @@ fn an_idmapped_mount_in_a_user_namespace() {
     let c = bundle.container();
     c.run().ok().prints("0:0\n");
     use std::os::unix::fs::MetadataExt;
-    assert_eq!(
-        fs::metadata(source.join("made")).unwrap().uid(),
-        0,
-        "on the host"
-    );
+    assert_eq!(fs::metadata(source.join("made")).unwrap().uid(), 0, "on the host");
 }
 
 #[test]
@@ -70,11 +64,7 @@ fn ridmap_maps_everything_below() {
         let bundle = bundle
             .set(&format!("/mounts/{last}/uidMappings"), map(0, 5000))
             .set(&format!("/mounts/{last}/gidMappings"), map(0, 5000));
-        bundle
-            .container()
-            .run()
-            .ok()
-            .prints(&format!("5000:5000\n{below}\n"));
+        bundle.container().run().ok().prints(&format!("5000:5000\n{below}\n"));
     }
 }
 
@@ -85,9 +75,7 @@ fn uid_mappings_alone_are_an_error() {
     let source = bundle.scratch();
     let bundle = bundle.bind(&source, "/mnt", &["bind"]);
     let last = bundle.config["mounts"].as_array().unwrap().len() - 1;
-    let c = bundle
-        .set(&format!("/mounts/{last}/uidMappings"), map(0, 5000))
-        .container();
+    let c = bundle.set(&format!("/mounts/{last}/uidMappings"), map(0, 5000)).container();
     c.create().fails(&["gidMappings"]);
     c.assert_nothing_left();
 }

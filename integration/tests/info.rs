@@ -19,10 +19,7 @@ fn list_of_an_empty_root() {
     assert_eq!(words, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
     c.cli(&["list", "-q"]).output().ok().prints("");
     let list = parse(&c.cli(&["list", "--format", "json"]).output().ok().stdout);
-    assert!(
-        list.is_null() || list == Value::Array(vec![]),
-        "runc prints null: {list}"
-    );
+    assert!(list.is_null() || list == Value::Array(vec![]), "runc prints null: {list}");
 }
 
 #[test]
@@ -32,23 +29,12 @@ fn list_as_a_table() {
     a.detach().ok();
     b.create().ok();
     let outcome = a.cli(&["list"]).output().ok();
-    let mut rows: Vec<Vec<&str>> = outcome
-        .stdout
-        .lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().collect())
-        .collect();
+    let mut rows: Vec<Vec<&str>> =
+        outcome.stdout.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     rows.sort();
     let bundle = |c: &kiln_integration::Container| c.bundle.path().display().to_string();
     let created = a.state()["created"].as_str().unwrap().to_owned();
-    let first = [
-        &a.id,
-        &a.pid().to_string(),
-        "running",
-        &bundle(&a),
-        &created,
-        "root",
-    ];
+    let first = [&a.id, &a.pid().to_string(), "running", &bundle(&a), &created, "root"];
     assert_eq!(rows[0], first, "{outcome}");
     let second = [b.id.as_str(), &b.pid().to_string(), "created", &bundle(&b)];
     assert_eq!(rows[1][..4], second, "{outcome}");
@@ -73,42 +59,24 @@ fn list_as_json_and_quietly() {
     let list = parse(&a.cli(&["list", "-f", "json"]).output().ok().stdout);
     let entry = &list.as_array().unwrap()[0];
     let state = a.state();
-    for field in [
-        "ociVersion",
-        "id",
-        "pid",
-        "status",
-        "bundle",
-        "rootfs",
-        "created",
-    ] {
+    for field in ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created"] {
         assert_eq!(entry[field], state[field], "{field}");
     }
     assert_eq!(entry["owner"], "root");
-    a.cli(&["list", "--quiet"])
-        .output()
-        .ok()
-        .prints(&format!("{}\n", a.id));
+    a.cli(&["list", "--quiet"]).output().ok().prints(&format!("{}\n", a.id));
 }
 
 #[test]
 fn list_of_a_missing_root_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("no/such/root");
-    Cli::new(["--root"])
-        .arg(root)
-        .args(&["list", "-q"])
-        .output()
-        .ok()
-        .prints("");
+    Cli::new(["--root"]).arg(root).args(&["list", "-q"]).output().ok().prints("");
 }
 
 #[test]
 fn list_in_an_unknown_format_is_an_error() {
     let c = Bundle::new().container();
-    c.cli(&["list", "--format", "yaml"])
-        .output()
-        .fails(&["format"]);
+    c.cli(&["list", "--format", "yaml"]).output().fails(&["format"]);
 }
 
 /// A stray file, or a folder that a killed `create` left, must not hide the rest.
@@ -140,30 +108,14 @@ fn spec_is_runcs_default() {
     assert_eq!(config["process"]["terminal"], true);
     assert_eq!(config["process"]["cwd"], "/");
     assert_eq!(config["process"]["noNewPrivileges"], true);
-    assert_eq!(
-        config["root"],
-        serde_json::json!({ "path": "rootfs", "readonly": true })
-    );
+    assert_eq!(config["root"], serde_json::json!({ "path": "rootfs", "readonly": true }));
     let mounts = config["mounts"].as_array().unwrap().iter();
-    let at: Vec<_> = mounts
-        .map(|mount| mount["destination"].as_str().unwrap())
-        .collect();
-    let all = [
-        "/proc",
-        "/dev",
-        "/dev/pts",
-        "/dev/shm",
-        "/dev/mqueue",
-        "/sys",
-        "/sys/fs/cgroup",
-    ];
+    let at: Vec<_> = mounts.map(|mount| mount["destination"].as_str().unwrap()).collect();
+    let all = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
     assert_eq!(at, all);
     let namespaces = config["linux"]["namespaces"].as_array().unwrap();
     for kind in ["pid", "network", "ipc", "uts", "mount"] {
-        assert!(
-            namespaces.iter().any(|entry| entry["type"] == kind),
-            "{kind}"
-        );
+        assert!(namespaces.iter().any(|entry| entry["type"] == kind), "{kind}");
     }
     for path in ["/proc/kcore", "/proc/keys", "/sys/firmware"] {
         let masked = config["linux"]["maskedPaths"].as_array().unwrap();
@@ -175,30 +127,19 @@ fn spec_is_runcs_default() {
 fn spec_does_not_overwrite() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("config.json"), "mine").unwrap();
-    Cli::new(["spec", "--bundle"])
-        .arg(dir.path())
-        .output()
-        .fails(&["config.json", "exists"]);
-    assert_eq!(
-        fs::read_to_string(dir.path().join("config.json")).unwrap(),
-        "mine"
-    );
+    Cli::new(["spec", "--bundle"]).arg(dir.path()).output().fails(&["config.json", "exists"]);
+    assert_eq!(fs::read_to_string(dir.path().join("config.json")).unwrap(), "mine");
 }
 
 #[test]
 fn spec_in_a_missing_bundle_is_an_error() {
-    Cli::new(["spec", "--bundle", "/no/such/bundle"])
-        .output()
-        .fails(&["/no/such/bundle"]);
+    Cli::new(["spec", "--bundle", "/no/such/bundle"]).output().fails(&["/no/such/bundle"]);
 }
 
 #[test]
 fn spec_rootless_has_a_user_namespace() {
     let dir = tempfile::tempdir().unwrap();
-    Cli::new(["spec", "--rootless"])
-        .dir(dir.path())
-        .output()
-        .ok();
+    Cli::new(["spec", "--rootless"]).dir(dir.path()).output().ok();
     let config = parse(&fs::read_to_string(dir.path().join("config.json")).unwrap());
     let namespaces = config["linux"]["namespaces"].as_array().unwrap();
     assert!(namespaces.iter().any(|entry| entry["type"] == "user"));
@@ -213,27 +154,17 @@ fn features_is_the_specs_document() {
     let lists = |pointer: &str, item: &str| {
         let items = features.pointer(pointer).and_then(Value::as_array);
         let items = items.unwrap_or_else(|| panic!("no {pointer}"));
-        assert!(
-            items.iter().any(|entry| entry == item),
-            "{item} in {pointer}"
-        );
+        assert!(items.iter().any(|entry| entry == item), "{item} in {pointer}");
     };
     assert_eq!(features["ociVersionMin"], "1.0.0");
-    assert!(
-        features["ociVersionMax"]
-            .as_str()
-            .unwrap()
-            .starts_with("1.")
-    );
+    assert!(features["ociVersionMax"].as_str().unwrap().starts_with("1."));
     let hooks = "prestart createRuntime createContainer startContainer poststart poststop";
     hooks.split(' ').for_each(|hook| lists("/hooks", hook));
     "bind rbind ro rro nosuid rnosuid tmpcopyup rslave rshared rprivate noexec"
         .split(' ')
         .for_each(|option| lists("/mountOptions", option));
     let namespaces = "cgroup ipc mount network pid user uts";
-    namespaces
-        .split(' ')
-        .for_each(|name| lists("/linux/namespaces", name));
+    namespaces.split(' ').for_each(|name| lists("/linux/namespaces", name));
     lists("/linux/capabilities", "CAP_SYS_ADMIN");
     lists("/linux/seccomp/actions", "SCMP_ACT_ERRNO");
     assert_eq!(features["linux"]["seccomp"]["enabled"], true);
@@ -246,29 +177,17 @@ fn features_names_what_only_kiln_has() {
     let features = parse(&Cli::new(["features"]).output().ok().stdout);
     let namespaces = features["linux"]["namespaces"].as_array().unwrap();
     assert!(namespaces.iter().any(|name| name == "time"));
-    assert_eq!(
-        features["linux"]["mountExtensions"]["idmap"]["enabled"],
-        true
-    );
+    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
     for unsupported in ["selinux", "intelRdt"] {
         let field = &features["linux"][unsupported]["enabled"];
-        assert!(
-            field.is_boolean() || field.is_null(),
-            "{unsupported}: {field}"
-        );
+        assert!(field.is_boolean() || field.is_null(), "{unsupported}: {field}");
     }
 }
 
 #[test]
 fn version_has_the_specs_version() {
     let outcome = Cli::new(["--version"]).output().ok();
-    assert!(
-        outcome
-            .stdout
-            .lines()
-            .any(|line| line.starts_with("spec: 1.")),
-        "{outcome}"
-    );
+    assert!(outcome.stdout.lines().any(|line| line.starts_with("spec: 1.")), "{outcome}");
     let short = Cli::new(["-v"]).output();
     assert_eq!(short.stdout, outcome.stdout);
 }
@@ -277,9 +196,6 @@ fn version_has_the_specs_version() {
 fn help_names_every_command() {
     let outcome = Cli::new(["--help"]).output().ok();
     for command in "create start state kill delete run list spec features".split(' ') {
-        assert!(
-            outcome.stdout.contains(command),
-            "no {command} in {outcome}"
-        );
+        assert!(outcome.stdout.contains(command), "no {command} in {outcome}");
     }
 }

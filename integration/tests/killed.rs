@@ -19,11 +19,7 @@ const POINTS: usize = 60;
 
 fn have_strace() -> bool {
     let mut command = Command::new("strace");
-    let mut child = match command
-        .arg("-V")
-        .stdout(std::process::Stdio::null())
-        .spawn()
-    {
+    let mut child = match command.arg("-V").stdout(std::process::Stdio::null()).spawn() {
         Ok(child) => child,
         Err(_) => return false,
     };
@@ -37,8 +33,7 @@ type Point = (String, usize);
 /// The system calls that the command's first thread makes.
 fn points_of(cli: Cli, c: &Container) -> Vec<Point> {
     let log = c.bundle.scratch().join("strace");
-    cli.under(&["strace", "-qq", "-o", log.to_str().unwrap()])
-        .output();
+    cli.under(&["strace", "-qq", "-o", log.to_str().unwrap()]).output();
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut points = Vec::new();
     for line in fs::read_to_string(log).unwrap().lines() {
@@ -66,17 +61,7 @@ fn spread(points: Vec<Point>) -> Vec<Point> {
 fn killed_at(cli: Cli, (name, count): &Point) {
     let trace = format!("trace={name}");
     let inject = format!("inject={name}:signal=KILL:when={count}");
-    cli.under(&[
-        "strace",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        &trace,
-        "-e",
-        &inject,
-    ])
-    .output();
+    cli.under(&["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]).output();
 }
 
 #[test]
@@ -106,14 +91,10 @@ fn create_with_everything_killed_at_any_call() {
     if !have_strace() {
         skip!("strace is not installed");
     }
-    let bundle = Bundle::new()
-        .args(&["sleep", "100"])
-        .user_namespace(200_000);
+    let bundle = Bundle::new().args(&["sleep", "100"]).user_namespace(200_000);
     let hook = json!([{ "path": "/bin/true" }]);
     let bundle = bundle.set("/hooks/createRuntime", hook.clone());
-    let bundle = bundle
-        .set("/hooks/createContainer", hook)
-        .namespace("cgroup", None);
+    let bundle = bundle.set("/hooks/createContainer", hook).namespace("cgroup", None);
     let bundle = bundle.set("/linux/resources/pids", json!({ "limit": 50 }));
     let c = bundle.container();
     let points = points_of(c.create_cli(&[]), &c);
@@ -159,15 +140,9 @@ fn start_and_delete_killed_at_any_call() {
             c.create().ok();
             killed_at(cli(), &point);
             let outcome = c.delete_force();
-            assert!(
-                outcome.status.success(),
-                "{operation:?} killed at {point:?}: {outcome}"
-            );
+            assert!(outcome.status.success(), "{operation:?} killed at {point:?}: {outcome}");
             let left = kiln_integration::leftovers::find(&c.id, &c.root(), c.bundle.home());
-            assert!(
-                left.is_empty(),
-                "{operation:?} killed at {point:?}: {left:#?}"
-            );
+            assert!(left.is_empty(), "{operation:?} killed at {point:?}: {left:#?}");
         }
     }
 }
@@ -180,29 +155,12 @@ fn the_init_killed_during_create() {
         skip!("strace is not installed");
     }
     let c = Bundle::new().args(&["sleep", "100"]).container();
-    for name in [
-        "mount",
-        "move_mount",
-        "pivot_root",
-        "mknodat",
-        "umount2",
-        "prctl",
-        "capset",
-        "setsid",
-    ] {
+    for name in
+        ["mount", "move_mount", "pivot_root", "mknodat", "umount2", "prctl", "capset", "setsid"]
+    {
         let trace = format!("trace={name}");
         let inject = format!("inject={name}:signal=KILL:when=1");
-        let wrapper = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            &trace,
-            "-e",
-            &inject,
-        ];
+        let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
         let running = c.create_cli(&[]).under(&wrapper).spawn();
         let pid = running.pid();
         // strace follows the init too: it ends when both have, or never if the
@@ -235,19 +193,14 @@ fn create_killed_after_random_times() {
         let outcome = c.delete_force();
         assert!(outcome.status.success(), "killed at {step}/40: {outcome}");
         let left = kiln_integration::leftovers::find(&c.id, &c.root(), c.bundle.home());
-        assert!(
-            left.is_empty(),
-            "killed at {step}/40 of {whole:?}: {left:#?}"
-        );
+        assert!(left.is_empty(), "killed at {step}/40 of {whole:?}: {left:#?}");
     }
 }
 
 /// The foreground command is gone, the container is not: it can be seen and ended.
 #[test]
 fn a_container_outlives_its_run() {
-    let c = Bundle::sh("echo up > /up; sleep 100")
-        .writable()
-        .container();
+    let c = Bundle::sh("echo up > /up; sleep 100").writable().container();
     let running = c.run_cli(&[]).spawn();
     c.await_file("/up");
     running.signal(rustix::process::Signal::KILL);

@@ -38,9 +38,7 @@ fn created_does_not_run_the_program() {
 
 #[test]
 fn state_has_the_specs_fields() {
-    let c = Bundle::new()
-        .args(SLEEP)
-        .set("/annotations/org.example~1key", json!("value"));
+    let c = Bundle::new().args(SLEEP).set("/annotations/org.example~1key", json!("value"));
     let c = c.set("/annotations/plain", json!("x")).container();
     c.create().ok();
     let state = c.state();
@@ -55,10 +53,7 @@ fn state_has_the_specs_fields() {
     assert!(version.starts_with("1."), "{version}");
     let created = state["created"].as_str().unwrap();
     let shape = created.len() >= 20 && created.as_bytes()[10] == b'T' && created.starts_with("20");
-    assert!(
-        shape && (created.ends_with('Z') || created.contains('+')),
-        "{created}"
-    );
+    assert!(shape && (created.ends_with('Z') || created.contains('+')), "{created}");
 }
 
 #[test]
@@ -83,8 +78,7 @@ fn start_twice_is_an_error() {
     let c = Bundle::new().args(SLEEP).container();
     c.create().ok();
     c.start().ok();
-    c.start()
-        .fails_any(&["already running", "cannot start", "not in created state"]);
+    c.start().fails_any(&["already running", "cannot start", "not in created state"]);
     assert_eq!(c.status(), "running");
 }
 
@@ -93,8 +87,7 @@ fn start_of_a_stopped_container_is_an_error() {
     let c = Bundle::new().container();
     c.detach().ok();
     c.await_status("stopped");
-    c.start()
-        .fails_any(&["stopped", "cannot start", "not in created state"]);
+    c.start().fails_any(&["stopped", "cannot start", "not in created state"]);
 }
 
 #[test]
@@ -292,19 +285,13 @@ fn delete_force_without_a_pid_namespace_ends_every_process() {
 #[test]
 fn the_bundle_defaults_to_the_working_directory() {
     let c = Bundle::sh("exit 3").container();
-    c.cli(&["run", &c.id])
-        .dir(c.bundle.path())
-        .output()
-        .exits(3);
+    c.cli(&["run", &c.id]).dir(c.bundle.path()).output().exits(3);
 }
 
 #[test]
 fn a_relative_bundle_is_stored_absolute() {
     let c = Bundle::new().args(SLEEP).container();
-    c.cli(&["create", "-b", "bundle", &c.id])
-        .dir(c.bundle.home())
-        .output()
-        .ok();
+    c.cli(&["create", "-b", "bundle", &c.id]).dir(c.bundle.home()).output().ok();
     assert_eq!(c.state()["bundle"], json!(c.bundle.path()));
 }
 
@@ -316,32 +303,17 @@ fn config_may_change_after_create() {
     c.bundle.config["process"]["args"] = json!(["false"]);
     c.bundle.write();
     c.start().ok();
-    assert_eq!(
-        reap(pid),
-        5,
-        "runtime-spec: changes to config.json have no effect"
-    );
+    assert_eq!(reap(pid), 5, "runtime-spec: changes to config.json have no effect");
 }
 
 #[test]
 fn missing_and_surplus_arguments_are_errors() {
-    for words in [
-        vec!["create"],
-        vec!["create", "a", "b"],
-        vec!["state"],
-        vec!["start"],
-    ] {
+    for words in [vec!["create"], vec!["create", "a", "b"], vec!["state"], vec!["start"]] {
         let outcome = Cli::new(&words).output();
         assert!(!outcome.status.success(), "{outcome}");
-        assert!(
-            !outcome.stderr.is_empty() && !outcome.stderr.contains("panicked"),
-            "{outcome}"
-        );
+        assert!(!outcome.stderr.is_empty() && !outcome.stderr.contains("panicked"), "{outcome}");
     }
-    for words in [
-        vec!["--no-such-flag", "list"],
-        vec!["list", "--no-such-flag"],
-    ] {
+    for words in [vec!["--no-such-flag", "list"], vec!["list", "--no-such-flag"]] {
         Cli::new(&words).output().fails(&["no-such-flag"]);
     }
 }

@@ -10,11 +10,7 @@ use kiln_integration::{Bundle, Cli, Outcome, Value, kiln_only};
 fn failing(flags: &[&str]) -> (Outcome, String) {
     let c = Bundle::new().container();
     let log = c.bundle.scratch().join("log");
-    let outcome = Cli::new(["--log"])
-        .arg(&log)
-        .args(flags)
-        .arg("--root")
-        .arg(c.root());
+    let outcome = Cli::new(["--log"]).arg(&log).args(flags).arg("--root").arg(c.root());
     let outcome = outcome.args(&["state", "no-such-id"]).output().fails(&[]);
     (outcome, fs::read_to_string(log).unwrap())
 }
@@ -24,10 +20,7 @@ fn a_json_log_has_level_msg_and_time() {
     let (_, log) = failing(&["--log-format", "json"]);
     let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
     assert_eq!(last["level"], "error");
-    assert!(
-        last["msg"].as_str().unwrap().contains("does not exist"),
-        "{last}"
-    );
+    assert!(last["msg"].as_str().unwrap().contains("does not exist"), "{last}");
     let time = last["time"].as_str().unwrap();
     assert!(time.len() >= 20 && time.as_bytes()[10] == b'T', "{time}");
     assert!(log.ends_with('\n'));
@@ -70,14 +63,8 @@ fn the_log_is_appended_to() {
 fn a_success_logs_no_error() {
     let c = Bundle::new().container();
     let log = c.bundle.scratch().join("log");
-    let cli = Cli::new(["--log-format", "json", "--log"])
-        .arg(&log)
-        .arg("--root")
-        .arg(c.root());
-    let cli = cli
-        .args(&["run", "--bundle"])
-        .arg(c.bundle.path())
-        .arg(&c.id);
+    let cli = Cli::new(["--log-format", "json", "--log"]).arg(&log).arg("--root").arg(c.root());
+    let cli = cli.args(&["run", "--bundle"]).arg(c.bundle.path()).arg(&c.id);
     let outcome = cli.output().ok();
     assert_eq!(outcome.stderr, "");
     let text = fs::read_to_string(log).unwrap_or_default();
@@ -89,20 +76,13 @@ fn debug_says_more() {
     let c = Bundle::new().container();
     let log = c.bundle.scratch().join("log");
     let cli = Cli::new(["--debug", "--log-format", "json", "--log"]).arg(&log);
-    let cli = cli
-        .arg("--root")
-        .arg(c.root())
-        .args(&["run", "-b"])
-        .arg(c.bundle.path());
+    let cli = cli.arg("--root").arg(c.root()).args(&["run", "-b"]).arg(c.bundle.path());
     cli.arg(&c.id).output().ok();
     let text = fs::read_to_string(log).unwrap();
     assert!(text.contains(r#""level":"debug""#), "{text}");
     for line in text.lines() {
         let entry: Value = serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"));
-        assert!(
-            entry["msg"].is_string() && entry["time"].is_string(),
-            "{entry}"
-        );
+        assert!(entry["msg"].is_string() && entry["time"].is_string(), "{entry}");
     }
 }
 
@@ -111,53 +91,31 @@ fn debug_says_more() {
 fn an_error_of_the_init_reaches_the_log() {
     let c = Bundle::new().args(&["no-such-program"]).container();
     let log = c.bundle.scratch().join("log");
-    let cli = Cli::new(["--log-format", "json", "--log"])
-        .arg(&log)
-        .arg("--root")
-        .arg(c.root());
-    let cli = cli
-        .args(&["run", "--bundle"])
-        .arg(c.bundle.path())
-        .arg(&c.id);
+    let cli = Cli::new(["--log-format", "json", "--log"]).arg(&log).arg("--root").arg(c.root());
+    let cli = cli.args(&["run", "--bundle"]).arg(c.bundle.path()).arg(&c.id);
     cli.output().fails(&["no-such-program"]);
     let text = fs::read_to_string(log).unwrap();
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(last["level"], "error");
-    assert!(
-        last["msg"].as_str().unwrap().contains("no-such-program"),
-        "{last}"
-    );
+    assert!(last["msg"].as_str().unwrap().contains("no-such-program"), "{last}");
 }
 
 #[test]
 fn an_unknown_log_format_is_an_error() {
-    Cli::new(["--log-format", "xml", "list"])
-        .output()
-        .fails(&["xml"]);
+    Cli::new(["--log-format", "xml", "list"]).output().fails(&["xml"]);
 }
 
 #[test]
 fn a_log_that_cannot_be_opened_is_an_error_that_names_it() {
-    Cli::new(["--log", "/no/such/folder/log", "list"])
-        .output()
-        .fails(&["/no/such/folder/log"]);
+    Cli::new(["--log", "/no/such/folder/log", "list"]).output().fails(&["/no/such/folder/log"]);
 }
 
 #[test]
 fn environment_values_are_not_logged() {
     kiln_only!("not promised");
-    let c = Bundle::new()
-        .push("/process/env", "SECRET=hunter2".into())
-        .container();
+    let c = Bundle::new().push("/process/env", "SECRET=hunter2".into()).container();
     let log = c.bundle.scratch().join("log");
-    let cli = Cli::new(["--debug", "--log"])
-        .arg(&log)
-        .arg("--root")
-        .arg(c.root());
-    cli.args(&["run", "-b"])
-        .arg(c.bundle.path())
-        .arg(&c.id)
-        .output()
-        .ok();
+    let cli = Cli::new(["--debug", "--log"]).arg(&log).arg("--root").arg(c.root());
+    cli.args(&["run", "-b"]).arg(c.bundle.path()).arg(&c.id).output().ok();
     assert!(!fs::read_to_string(log).unwrap().contains("hunter2"));
 }

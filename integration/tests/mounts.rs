@@ -15,9 +15,7 @@ use kiln_integration::{Bundle, kiln_only};
 fn seen(bundle: Bundle, at: &str) -> Mount {
     let mounts = all_seen(bundle);
     let found = mounts.iter().rfind(|mount| mount.point == Path::new(at));
-    found
-        .unwrap_or_else(|| panic!("no mount on {at} in {mounts:#?}"))
-        .clone()
+    found.unwrap_or_else(|| panic!("no mount on {at} in {mounts:#?}")).clone()
 }
 
 #[track_caller]
@@ -29,20 +27,14 @@ fn all_seen(bundle: Bundle) -> Vec<Mount> {
 #[track_caller]
 fn has(mount: &Mount, options: &[&str]) {
     for option in options {
-        assert!(
-            mount.options.iter().any(|own| own == option),
-            "no {option} in {mount:?}"
-        );
+        assert!(mount.options.iter().any(|own| own == option), "no {option} in {mount:?}");
     }
 }
 
 #[track_caller]
 fn lacks(mount: &Mount, options: &[&str]) {
     for option in options {
-        assert!(
-            !mount.options.iter().any(|own| own == option),
-            "{option} in {mount:?}"
-        );
+        assert!(!mount.options.iter().any(|own| own == option), "{option} in {mount:?}");
     }
 }
 
@@ -67,10 +59,7 @@ fn the_default_mounts_are_there() {
         ("/dev/mqueue", "mqueue", vec!["nosuid", "noexec", "nodev"]),
         ("/sys", "sysfs", vec!["nosuid", "noexec", "nodev", "ro"]),
     ] {
-        let mount = mounts
-            .iter()
-            .find(|mount| mount.point == Path::new(at))
-            .unwrap();
+        let mount = mounts.iter().find(|mount| mount.point == Path::new(at)).unwrap();
         assert_eq!(mount.kind, kind, "{at}");
         has(mount, &options);
     }
@@ -81,10 +70,7 @@ fn the_default_mounts_are_there() {
 fn nothing_of_the_hosts_mounts_is_seen() {
     let mounts = all_seen(Bundle::new());
     assert_eq!(mounts[0].point, Path::new("/"), "{mounts:#?}");
-    let roots = mounts
-        .iter()
-        .filter(|mount| mount.point == Path::new("/"))
-        .count();
+    let roots = mounts.iter().filter(|mount| mount.point == Path::new("/")).count();
     assert_eq!(roots, 1, "{mounts:#?}");
     assert!(mounts[0].root.ends_with("bundle/rootfs"), "{mounts:#?}");
 }
@@ -95,15 +81,9 @@ fn bind_of_a_folder() {
     let source = bundle.scratch().join("source");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("file"), "content\n").unwrap();
-    let c = bundle
-        .bind(&source, "/mnt", &["bind"])
-        .writable()
-        .container();
+    let c = bundle.bind(&source, "/mnt", &["bind"]).writable().container();
     c.run().ok().prints("content\n");
-    assert_eq!(
-        fs::read_to_string(source.join("file")).unwrap(),
-        "changed\n"
-    );
+    assert_eq!(fs::read_to_string(source.join("file")).unwrap(), "changed\n");
 }
 
 #[test]
@@ -111,9 +91,7 @@ fn bind_of_a_file_makes_its_destination() {
     let bundle = Bundle::sh("cat /new/folder/file");
     let source = bundle.scratch().join("file");
     fs::write(&source, "content\n").unwrap();
-    let c = bundle
-        .bind(&source, "/new/folder/file", &["bind"])
-        .container();
+    let c = bundle.bind(&source, "/new/folder/file", &["bind"]).container();
     c.run().ok().prints("content\n");
 }
 
@@ -139,19 +117,14 @@ fn a_read_only_bind_cannot_be_written() {
     let source = bundle.scratch();
     let c = bundle.bind(&source, "/mnt", &["bind", "ro"]).container();
     let outcome = c.run().exits(1);
-    assert!(
-        outcome.stderr.contains("Read-only file system"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
 }
 
 #[test]
 fn a_noexec_mount_cannot_be_executed_from() {
     let bundle = Bundle::sh("/mnt/busybox true");
     let source = bundle.rootfs().join("bin");
-    let c = bundle
-        .bind(&source, "/mnt", &["bind", "noexec"])
-        .container();
+    let c = bundle.bind(&source, "/mnt", &["bind", "noexec"]).container();
     let outcome = c.run().exits(126);
     assert!(outcome.stderr.contains("Permission denied"), "{outcome}");
 }
@@ -210,10 +183,7 @@ fn other_recursive_attributes() {
     let options = ["rbind", "rnosuid", "rnodev", "rnoexec", "rnoatime"];
     let mounts = all_seen(bundle.bind(&top, "/mnt", &options));
     for at in ["/mnt", "/mnt/sub"] {
-        let mount = mounts
-            .iter()
-            .find(|mount| mount.point == Path::new(at))
-            .unwrap();
+        let mount = mounts.iter().find(|mount| mount.point == Path::new(at)).unwrap();
         has(mount, &["nosuid", "nodev", "noexec", "noatime"]);
     }
 }
@@ -223,11 +193,7 @@ fn rnosymfollow_stops_links_below() {
     let mut bundle = Bundle::sh("cat /mnt/sub/link");
     let top = tree(&mut bundle);
     symlink("file", top.join("sub/link")).unwrap();
-    bundle
-        .bind(&top, "/mnt", &["rbind", "rnosymfollow"])
-        .container()
-        .run()
-        .exits(1);
+    bundle.bind(&top, "/mnt", &["rbind", "rnosymfollow"]).container().run().exits(1);
 }
 
 #[test]
@@ -240,9 +206,7 @@ fn tmpfs_has_its_size_and_mode() {
 #[test]
 fn a_full_tmpfs_refuses_more() {
     let bundle = Bundle::sh("dd if=/dev/zero of=/mnt/x bs=64k count=32");
-    let c = bundle
-        .mount("/mnt", "tmpfs", "tmpfs", &["size=1m"])
-        .container();
+    let c = bundle.mount("/mnt", "tmpfs", "tmpfs", &["size=1m"]).container();
     let outcome = c.run().exits(1);
     assert!(outcome.stderr.contains("No space left"), "{outcome}");
 }
@@ -253,20 +217,12 @@ fn tmpfs_keeps_the_mode_of_what_it_covers() {
     let covered = bundle.rootfs().join("covered");
     fs::create_dir(&covered).unwrap();
     fs::set_permissions(&covered, fs::Permissions::from_mode(0o1730)).unwrap();
-    bundle
-        .mount("/covered", "tmpfs", "tmpfs", &[])
-        .container()
-        .run()
-        .ok()
-        .prints("1730\n");
+    bundle.mount("/covered", "tmpfs", "tmpfs", &[]).container().run().ok().prints("1730\n");
 }
 
 #[test]
 fn tmpfs_is_read_only_if_told() {
-    let mount = seen(
-        Bundle::new().mount("/mnt", "tmpfs", "tmpfs", &["ro", "noexec"]),
-        "/mnt",
-    );
+    let mount = seen(Bundle::new().mount("/mnt", "tmpfs", "tmpfs", &["ro", "noexec"]), "/mnt");
     has(&mount, &["ro", "noexec"]);
 }
 
@@ -282,25 +238,17 @@ fn tmpcopyup_brings_the_covered_files() {
     symlink("a", data.join("link")).unwrap();
     fs::set_permissions(data.join("a"), fs::Permissions::from_mode(0o640)).unwrap();
     std::os::unix::fs::chown(data.join("a"), Some(7), Some(8)).unwrap();
-    let bundle = bundle
-        .mount("/data", "tmpfs", "tmpfs", &["tmpcopyup"])
-        .writable();
+    let bundle = bundle.mount("/data", "tmpfs", "tmpfs", &["tmpcopyup"]).writable();
     let bundle = bundle.capabilities(&["CAP_DAC_OVERRIDE"]);
     let c = bundle.container();
     c.run().ok().prints("a\nb\na\n640:7\n");
-    assert_eq!(
-        fs::read_to_string(data.join("a")).unwrap(),
-        "a\n",
-        "the original is untouched"
-    );
+    assert_eq!(fs::read_to_string(data.join("a")).unwrap(), "a\n", "the original is untouched");
 }
 
 #[test]
 fn a_second_proc_and_sysfs() {
     let bundle = Bundle::sh("cat /p/1/comm; ls /s/class/net");
-    let bundle = bundle
-        .mount("/p", "proc", "proc", &[])
-        .mount("/s", "sysfs", "sysfs", &["ro"]);
+    let bundle = bundle.mount("/p", "proc", "proc", &[]).mount("/s", "sysfs", "sysfs", &["ro"]);
     bundle.container().run().ok().prints("sh\nlo\n");
 }
 
@@ -314,7 +262,7 @@ fn mqueue_is_of_the_containers_ipc_namespace() {
 #[test]
 fn the_cgroup_mount_shows_the_containers_own_cgroup() {
     for namespace in [true, false] {
-        let script = "cd /sys/fs/cgroup; test -d pids && cd pids; cat cgroup.procs | wc -l; \
+        let script = "cd /sys/fs/cgroup; test -d pids && cd pids; grep -c . cgroup.procs; \
             touch cgroup.procs; mkdir made";
         let bundle = Bundle::sh(script);
         let bundle = match namespace {
@@ -323,12 +271,9 @@ fn the_cgroup_mount_shows_the_containers_own_cgroup() {
         };
         let c = bundle.container();
         let outcome = c.run().exits(1);
-        // sh, cat and wc: not one of the host's processes.
-        let outcome = outcome.prints("3\n");
-        assert!(
-            outcome.stderr.contains("Read-only file system"),
-            "{outcome}"
-        );
+        // sh and grep: not one of the host's processes.
+        let outcome = outcome.prints("2\n");
+        assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
     }
 }
 
@@ -340,10 +285,7 @@ fn every_cgroup_hierarchy_is_there() {
         // v2 beside v1 (`unified`) is where runtimes differ.
         let name = dir.file_name().into_string().unwrap();
         if dir.file_type().unwrap().is_dir() && name != "unified" {
-            assert!(
-                outcome.stdout.lines().any(|line| line == name),
-                "no {name}: {outcome}"
-            );
+            assert!(outcome.stdout.lines().any(|line| line == name), "no {name}: {outcome}");
         }
     }
 }
@@ -351,9 +293,7 @@ fn every_cgroup_hierarchy_is_there() {
 #[test]
 fn mounts_are_made_in_order() {
     let bundle = Bundle::sh("ls /a /a/b");
-    let bundle = bundle
-        .mount("/a", "tmpfs", "tmpfs", &[])
-        .mount("/a/b", "tmpfs", "tmpfs", &[]);
+    let bundle = bundle.mount("/a", "tmpfs", "tmpfs", &[]).mount("/a/b", "tmpfs", "tmpfs", &[]);
     bundle.container().run().ok().prints("/a:\nb\n\n/a/b:\n");
 }
 
@@ -362,29 +302,21 @@ fn a_later_mount_covers_an_earlier_one() {
     let bundle = Bundle::sh("ls /a");
     let source = bundle.scratch();
     fs::write(source.join("seen"), "").unwrap();
-    let bundle = bundle
-        .mount("/a", "tmpfs", "tmpfs", &[])
-        .bind(&source, "/a", &["bind"]);
+    let bundle = bundle.mount("/a", "tmpfs", "tmpfs", &[]).bind(&source, "/a", &["bind"]);
     bundle.container().run().ok().prints("seen\n");
 }
 
 #[test]
 fn a_destination_with_dots_is_inside() {
-    let mount = seen(
-        Bundle::new().mount("/../../mnt/./x", "tmpfs", "tmpfs", &[]),
-        "/mnt/x",
-    );
+    let mount = seen(Bundle::new().mount("/../../mnt/./x", "tmpfs", "tmpfs", &[]), "/mnt/x");
     assert_eq!(mount.kind, "tmpfs");
 }
 
 /// CVE-2021-30465 and its kin: the rootfs is the image's, so are its links.
 #[test]
 fn a_destination_through_links_stays_inside() {
-    for target in [
-        "{scratch}",
-        "../../../../../../../..{scratch}",
-        "/proc/self/cwd/../..{scratch}",
-    ] {
+    for target in ["{scratch}", "../../../../../../../..{scratch}", "/proc/self/cwd/../..{scratch}"]
+    {
         let bundle = Bundle::new();
         let scratch = bundle.scratch();
         let target = target.replace("{scratch}", scratch.to_str().unwrap());
@@ -412,15 +344,6 @@ fn proc_cannot_be_mounted_on_a_link() {
     symlink("/tmp", bundle.rootfs().join("proc")).unwrap();
     let c = bundle.container();
     c.create().fails(&["proc"]);
-    c.assert_nothing_left();
-}
-
-#[test]
-fn a_mount_inside_proc_is_refused() {
-    kiln_only!("allows /proc/sys");
-    let bundle = Bundle::new().mount("/proc/sys", "tmpfs", "tmpfs", &[]);
-    let c = bundle.container();
-    c.create().fails(&["/proc/sys"]);
     c.assert_nothing_left();
 }
 

@@ -33,42 +33,27 @@ fn sleeper() -> Bundle {
 
 #[test]
 fn listed_namespaces_are_new() {
-    let bundle = TYPES
-        .iter()
-        .fold(sleeper(), |bundle, (kind, _)| bundle.namespace(kind, None));
+    let bundle = TYPES.iter().fold(sleeper(), |bundle, (kind, _)| bundle.namespace(kind, None));
     let c = running(bundle);
     for (kind, file) in TYPES {
-        assert_ne!(
-            proc::namespace(c.pid(), file),
-            proc::own_namespace(file),
-            "{kind}"
-        );
+        assert_ne!(proc::namespace(c.pid(), file), proc::own_namespace(file), "{kind}");
     }
 }
 
 #[test]
 fn namespaces_not_listed_are_the_callers() {
     let shared = ["pid", "network", "ipc", "uts", "cgroup"];
-    let bundle = shared
-        .iter()
-        .fold(sleeper(), |bundle, kind| bundle.without_namespace(kind));
+    let bundle = shared.iter().fold(sleeper(), |bundle, kind| bundle.without_namespace(kind));
     let c = running(bundle.unset("/hostname"));
     for (kind, file) in TYPES.iter().filter(|(kind, _)| shared.contains(kind)) {
-        assert_eq!(
-            proc::namespace(c.pid(), file),
-            proc::own_namespace(file),
-            "{kind}"
-        );
+        assert_eq!(proc::namespace(c.pid(), file), proc::own_namespace(file), "{kind}");
     }
 }
 
 #[test]
 fn a_namespace_of_another_container_is_joined_by_path() {
     let new = ["network", "ipc", "uts", "pid", "cgroup"];
-    let holder = running(
-        new.iter()
-            .fold(sleeper(), |bundle, kind| bundle.namespace(kind, None)),
-    );
+    let holder = running(new.iter().fold(sleeper(), |bundle, kind| bundle.namespace(kind, None)));
     let pid = holder.pid();
     for (kind, file) in TYPES.iter().filter(|(kind, _)| new.contains(kind)) {
         let path = format!("/proc/{pid}/ns/{file}");
@@ -77,11 +62,7 @@ fn a_namespace_of_another_container_is_joined_by_path() {
             bundle = bundle.unset("/hostname");
         }
         let joined = running(bundle);
-        assert_eq!(
-            proc::namespace(joined.pid(), file),
-            proc::namespace(pid, file),
-            "{kind}"
-        );
+        assert_eq!(proc::namespace(joined.pid(), file), proc::namespace(pid, file), "{kind}");
         joined.delete_force().ok();
     }
     assert!(proc::alive(pid));
@@ -101,16 +82,9 @@ fn a_pods_namespaces_are_joined_together() {
         .unset("/hostname");
     let joined = running(bundle);
     for file in ["net", "ipc", "uts", "pid"] {
-        assert_eq!(
-            proc::namespace(joined.pid(), file),
-            proc::namespace(pid, file),
-            "{file}"
-        );
+        assert_eq!(proc::namespace(joined.pid(), file), proc::namespace(pid, file), "{file}");
     }
-    assert_ne!(
-        proc::namespace(joined.pid(), "mnt"),
-        proc::namespace(pid, "mnt")
-    );
+    assert_ne!(proc::namespace(joined.pid(), "mnt"), proc::namespace(pid, "mnt"));
     // When the holder's pid namespace ends, everything in it ends.
     let joined_pid = joined.pid();
     holder.delete_force().ok();
@@ -161,10 +135,7 @@ fn a_mount_namespace_is_joined_by_path() {
     let holder = Holder::new("--mount");
     let path = format!("/proc/{}/ns/mnt", holder.pid());
     let c = running(sleeper().namespace("mount", Some(&path)));
-    assert_eq!(
-        proc::namespace(c.pid(), "mnt"),
-        proc::namespace(holder.pid(), "mnt")
-    );
+    assert_eq!(proc::namespace(c.pid(), "mnt"), proc::namespace(holder.pid(), "mnt"));
     // It sees the container's mounts, which are looked for when `c` goes.
     drop(holder);
 }
@@ -187,9 +158,7 @@ fn a_new_network_namespace_has_its_loopback_up() {
 #[test]
 fn the_hosts_network_is_seen_when_shared() {
     let own: Vec<_> = fs::read_dir("/sys/class/net").unwrap().flatten().collect();
-    let c = Bundle::sh("ls /sys/class/net | wc -l")
-        .without_namespace("network")
-        .container();
+    let c = Bundle::sh("ls /sys/class/net | wc -l").without_namespace("network").container();
     c.run().ok().prints(&format!("{}\n", own.len()));
 }
 
@@ -202,9 +171,7 @@ fn the_container_is_process_1() {
 
 #[test]
 fn the_hosts_pid_namespace_shows_its_processes() {
-    let c = Bundle::sh("echo $$ > /pid; sleep 100")
-        .writable()
-        .without_namespace("pid");
+    let c = Bundle::sh("echo $$ > /pid; sleep 100").writable().without_namespace("pid");
     let c = running(c);
     assert_eq!(c.await_file("/pid").trim(), c.pid().to_string());
 }
@@ -212,14 +179,9 @@ fn the_hosts_pid_namespace_shows_its_processes() {
 #[test]
 fn hostname_is_the_containers_own() {
     let before = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    let c = Bundle::new()
-        .args(&["hostname"])
-        .set("/hostname", json!("kiln-test.example"));
+    let c = Bundle::new().args(&["hostname"]).set("/hostname", json!("kiln-test.example"));
     c.container().run().ok().prints("kiln-test.example\n");
-    assert_eq!(
-        fs::read_to_string("/proc/sys/kernel/hostname").unwrap(),
-        before
-    );
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), before);
 }
 
 #[test]
@@ -234,10 +196,7 @@ fn domainname_is_the_containers_own() {
 fn a_joined_uts_namespace_keeps_its_hostname() {
     let holder = running(sleeper().set("/hostname", json!("holder")));
     let path = format!("/proc/{}/ns/uts", holder.pid());
-    let c = Bundle::new()
-        .args(&["hostname"])
-        .namespace("uts", Some(&path))
-        .unset("/hostname");
+    let c = Bundle::new().args(&["hostname"]).namespace("uts", Some(&path)).unset("/hostname");
     c.container().run().ok().prints("holder\n");
 }
 
@@ -257,13 +216,8 @@ fn a_cgroup_namespace_hides_the_path() {
 fn user_ids_are_mapped() {
     let script = "id -u; id -g; cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; \
         echo x > /made; stat -c %u:%g /made";
-    let c = Bundle::sh(script)
-        .writable()
-        .user_namespace(200_000)
-        .container();
-    c.run()
-        .ok()
-        .prints("0\n0\n 0 200000 65536\n 0 200000 65536\n0:0\n");
+    let c = Bundle::sh(script).writable().user_namespace(200_000).container();
+    c.run().ok().prints("0\n0\n 0 200000 65536\n 0 200000 65536\n0:0\n");
     let made = fs::metadata(c.bundle.rootfs().join("made")).unwrap();
     assert_eq!((made.uid(), made.gid()), (200_000, 200_000), "on the host");
 }
@@ -271,14 +225,8 @@ fn user_ids_are_mapped() {
 #[test]
 fn a_user_namespace_is_new_and_owns_the_others() {
     let c = running(sleeper().user_namespace(200_000));
-    assert_ne!(
-        proc::namespace(c.pid(), "user"),
-        proc::own_namespace("user")
-    );
-    assert_eq!(
-        proc::status_field(c.pid(), "Uid").unwrap(),
-        "200000\t200000\t200000\t200000"
-    );
+    assert_ne!(proc::namespace(c.pid(), "user"), proc::own_namespace("user"));
+    assert_eq!(proc::status_field(c.pid(), "Uid").unwrap(), "200000\t200000\t200000\t200000");
     // Full capabilities in its own namespace would do: the network is its own.
     let c = Bundle::sh("hostname other && hostname").user_namespace(200_000);
     let c = c.capabilities(&["CAP_SYS_ADMIN"]).container();
@@ -299,10 +247,7 @@ fn a_user_namespace_has_devices_and_a_read_only_root() {
     let c = Bundle::sh(script).user_namespace(200_000).container();
     let outcome = c.run().exits(1);
     let outcome = outcome.prints("4\n");
-    assert!(
-        outcome.stderr.contains("Read-only file system"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
 }
 
 #[test]
@@ -312,10 +257,7 @@ fn several_ranges_of_ids() {
         { "containerID": 10, "hostID": 300_000, "size": 100 },
     ]);
     let c = Bundle::sh("tr -s ' ' < /proc/self/uid_map").user_namespace(200_000);
-    let c = c
-        .set("/linux/uidMappings", map.clone())
-        .set("/linux/gidMappings", map)
-        .container();
+    let c = c.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map).container();
     c.run().ok().prints(" 0 200000 10\n 10 300000 100\n");
 }
 
@@ -325,9 +267,7 @@ fn a_user_namespace_is_joined_by_path() {
     let pid = holder.pid();
     let path = |file: &str| format!("/proc/{pid}/ns/{file}");
     let bundle = Bundle::sh("id -u; tr -s ' ' < /proc/self/uid_map");
-    let bundle = bundle
-        .user_namespace(200_000)
-        .namespace("user", Some(&path("user")));
+    let bundle = bundle.user_namespace(200_000).namespace("user", Some(&path("user")));
     let bundle = bundle.namespace("network", Some(&path("net")));
     bundle.container().run().ok().prints("0\n 0 200000 65536\n");
 }
@@ -338,12 +278,8 @@ fn a_joined_user_namespace_needs_no_mappings() {
     let holder = running(sleeper().user_namespace(200_000));
     let path = format!("/proc/{}/ns/user", holder.pid());
     let bundle = Bundle::sh("id -u; tr -s ' ' < /proc/self/uid_map");
-    let bundle = bundle
-        .user_namespace(200_000)
-        .namespace("user", Some(&path));
-    let bundle = bundle
-        .unset("/linux/uidMappings")
-        .unset("/linux/gidMappings");
+    let bundle = bundle.user_namespace(200_000).namespace("user", Some(&path));
+    let bundle = bundle.unset("/linux/uidMappings").unset("/linux/gidMappings");
     bundle.container().run().ok().prints("0\n 0 200000 65536\n");
 }
 
@@ -360,19 +296,13 @@ fn a_time_namespace_has_its_offsets() {
     let uptime = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
     let before = uptime(&fs::read_to_string("/proc/uptime").unwrap());
     let c = Bundle::sh("cat /proc/self/timens_offsets | tr -s ' \\t' ' '; cat /proc/uptime");
-    let c = c
-        .namespace("time", None)
-        .set("/linux/timeOffsets", offsets)
-        .container();
+    let c = c.namespace("time", None).set("/linux/timeOffsets", offsets).container();
     let text = c.run().ok().stdout;
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[0], "monotonic 1000000 0");
     assert_eq!(lines[1], "boottime 2000000 0");
     let inside = uptime(lines[2]);
-    assert!(
-        (before + 2_000_000..before + 2_000_060).contains(&inside),
-        "{before} {inside}"
-    );
+    assert!((before + 2_000_000..before + 2_000_060).contains(&inside), "{before} {inside}");
 }
 
 #[test]
@@ -384,10 +314,7 @@ fn a_time_namespace_is_joined_by_path() {
     eventually("the program to be executed", || {
         proc::namespace(c.pid(), "time") == proc::namespace(holder.pid(), "time")
     });
-    assert_ne!(
-        proc::namespace(c.pid(), "time"),
-        proc::own_namespace("time")
-    );
+    assert_ne!(proc::namespace(c.pid(), "time"), proc::own_namespace("time"));
 }
 
 #[test]

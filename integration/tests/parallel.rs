@@ -19,20 +19,14 @@ fn fifty_containers_at_once() {
     let ids: Vec<String> = (0..COUNT).map(|_| fresh_id()).collect();
     let all = |words: &[&str]| -> Vec<Cli> { ids.iter().map(|id| c.cli(words).arg(id)).collect() };
     let create = ["create", "--bundle", bundle.to_str().unwrap()];
-    at_once(all(&create))
-        .into_iter()
-        .for_each(|outcome| drop(outcome.ok()));
+    at_once(all(&create)).into_iter().for_each(|outcome| drop(outcome.ok()));
     let list = c.cli(&["list", "-q"]).output().ok();
     assert_eq!(list.stdout.lines().count(), COUNT);
-    at_once(all(&["start"]))
-        .into_iter()
-        .for_each(|outcome| drop(outcome.ok()));
+    at_once(all(&["start"])).into_iter().for_each(|outcome| drop(outcome.ok()));
     for state in at_once(all(&["state"])) {
         state.ok().shows("\"running\"");
     }
-    at_once(all(&["delete", "--force"]))
-        .into_iter()
-        .for_each(|outcome| drop(outcome.ok()));
+    at_once(all(&["delete", "--force"])).into_iter().for_each(|outcome| drop(outcome.ok()));
     for id in &ids {
         let left = leftovers::find(id, &c.root(), &c.bundle.home().join("none"));
         assert!(left.is_empty(), "{left:#?}");
@@ -42,11 +36,7 @@ fn fifty_containers_at_once() {
 #[test]
 fn fifty_runs_at_once() {
     let c = Bundle::sh("exit 5").container();
-    let run = |_| {
-        c.cli(&["run", "--bundle"])
-            .arg(c.bundle.path())
-            .arg(fresh_id())
-    };
+    let run = |_| c.cli(&["run", "--bundle"]).arg(c.bundle.path()).arg(fresh_id());
     for outcome in at_once((0..COUNT).map(run)) {
         outcome.exits(5);
     }
@@ -57,26 +47,16 @@ fn fifty_runs_at_once() {
 fn one_id_fifty_times_at_once() {
     let c = Bundle::new().args(&["sleep", "100"]).container();
     let outcomes = at_once((0..COUNT).map(|_| c.create_cli(&[])));
-    let (won, lost): (Vec<_>, Vec<_>) = outcomes
-        .into_iter()
-        .partition(|outcome| outcome.status.success());
-    assert_eq!(
-        won.len(),
-        1,
-        "exactly one wins; the first that lost: {}",
-        lost[0]
-    );
+    let (won, lost): (Vec<_>, Vec<_>) =
+        outcomes.into_iter().partition(|outcome| outcome.status.success());
+    assert_eq!(won.len(), 1, "exactly one wins; the first that lost: {}", lost[0]);
     for outcome in lost {
         outcome.fails(&["exist"]);
     }
     assert_eq!(c.status(), "created");
     c.start().ok();
     assert_eq!(c.status(), "running");
-    assert_eq!(
-        kiln_integration::cgroup::members(c.pid()).len(),
-        1,
-        "one init in the cgroup"
-    );
+    assert_eq!(kiln_integration::cgroup::members(c.pid()).len(), 1, "one init in the cgroup");
     c.delete_force().ok();
     c.assert_nothing_left();
 }
@@ -95,15 +75,10 @@ fn one_id_deleted_ten_times_at_once() {
 #[test]
 fn one_id_started_ten_times_at_once() {
     kiln_only!("1.1.5 hangs in the second start");
-    let c = Bundle::sh("echo ran >> /log; sleep 100")
-        .writable()
-        .container();
+    let c = Bundle::sh("echo ran >> /log; sleep 100").writable().container();
     c.create().ok();
     let outcomes = at_once((0..10).map(|_| c.cli(&["start", &c.id])));
-    let won = outcomes
-        .iter()
-        .filter(|outcome| outcome.status.success())
-        .count();
+    let won = outcomes.iter().filter(|outcome| outcome.status.success()).count();
     assert_eq!(won, 1, "{}", outcomes[0]);
     assert_eq!(c.await_file("/log"), "ran\n");
 }
@@ -115,13 +90,7 @@ fn create_and_delete_at_once() {
     let c = Bundle::new().args(&["sleep", "100"]).container();
     for _ in 0..10 {
         let delete = || c.cli(&["delete", "--force", &c.id]);
-        at_once([
-            c.create_cli(&[]),
-            delete(),
-            delete(),
-            c.create_cli(&[]),
-            delete(),
-        ]);
+        at_once([c.create_cli(&[]), delete(), delete(), c.create_cli(&[]), delete()]);
         c.delete_force().ok();
         c.assert_nothing_left();
     }

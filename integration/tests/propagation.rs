@@ -30,10 +30,7 @@ fn fields(bundle: Bundle, at: &str) -> Vec<String> {
     let c = bundle.args(&["cat", "/proc/self/mountinfo"]).container();
     let mounts = parse_mountinfo(&c.run().ok().stdout);
     let found = mounts.iter().rfind(|mount| mount.point == Path::new(at));
-    found
-        .unwrap_or_else(|| panic!("no mount on {at} in {mounts:#?}"))
-        .propagation
-        .clone()
+    found.unwrap_or_else(|| panic!("no mount on {at} in {mounts:#?}")).propagation.clone()
 }
 
 /// Whether a mount made on the host after create shows up inside.
@@ -43,9 +40,7 @@ fn host_mount_is_seen(options: &[&str]) -> bool {
     let c = sleeping(bundle.bind(&at, "/mnt", options));
     let later = HostMount::tmpfs(at.join("sub"));
     let pid = c.pid().to_string();
-    let seen = proc::mounts(&pid)
-        .iter()
-        .any(|mount| mount.point == Path::new("/mnt/sub"));
+    let seen = proc::mounts(&pid).iter().any(|mount| mount.point == Path::new("/mnt/sub"));
     drop(later);
     seen
 }
@@ -86,9 +81,7 @@ fn a_shared_mount_shows_the_host_the_containers_mounts() {
     let mut bundle = Bundle::new().capabilities(&["CAP_SYS_ADMIN"]);
     let at = shared(&mut bundle);
     let bundle = bundle.set("/linux/rootfsPropagation", json!("rshared"));
-    let bundle = bundle
-        .bind(&at, "/mnt", &["rbind", "rshared"])
-        .args(&["sh", "-c", script]);
+    let bundle = bundle.bind(&at, "/mnt", &["rbind", "rshared"]).args(&["sh", "-c", script]);
     let c = bundle.container();
     c.detach().ok();
     kiln_integration::eventually("the inner mount on the host", || at.join("sub/x").exists());
@@ -98,20 +91,14 @@ fn a_shared_mount_shows_the_host_the_containers_mounts() {
 
 #[test]
 fn propagation_is_shown_in_mountinfo() {
-    for (option, field) in [
-        ("rslave", "master:"),
-        ("rprivate", ""),
-        ("runbindable", "unbindable"),
-    ] {
+    for (option, field) in [("rslave", "master:"), ("rprivate", ""), ("runbindable", "unbindable")]
+    {
         let mut bundle = Bundle::new();
         let at = shared(&mut bundle);
         let fields = fields(bundle.bind(&at, "/mnt", &["rbind", option]), "/mnt");
         match field {
             "" => assert!(fields.is_empty(), "{option}: {fields:?}"),
-            _ => assert!(
-                fields.iter().any(|own| own.starts_with(field)),
-                "{option}: {fields:?}"
-            ),
+            _ => assert!(fields.iter().any(|own| own.starts_with(field)), "{option}: {fields:?}"),
         }
     }
 }
@@ -146,19 +133,14 @@ fn a_private_root() {
 #[test]
 fn the_root_is_not_shared_by_default() {
     let fields = root_fields(None);
-    assert!(
-        !fields.iter().any(|own| own.starts_with("shared:")),
-        "{fields:?}"
-    );
+    assert!(!fields.iter().any(|own| own.starts_with("shared:")), "{fields:?}");
 }
 
 /// pivot_root and the unmount of the old root must not travel to the host,
 /// whatever the propagation of the bundle's file system and of the config.
 #[test]
 fn the_hosts_mounts_are_what_they_were() {
-    for propagation in [
-        "shared", "slave", "private", "rshared", "rslave", "rprivate",
-    ] {
+    for propagation in ["shared", "slave", "private", "rshared", "rslave", "rprivate"] {
         let bundle = Bundle::new().set("/linux/rootfsPropagation", json!(propagation));
         let rootfs = bundle.rootfs();
         let mut bundle = bundle.mount("/mnt", "tmpfs", "tmpfs", &[]);

@@ -12,31 +12,20 @@ fn the_root_is_the_bundles() {
     let bundle = Bundle::sh("cat /mark; ls /; test ! -e /etc/debian_version");
     fs::write(bundle.rootfs().join("mark"), "mark\n").unwrap();
     let outcome = bundle.container().run().ok();
-    assert!(
-        outcome
-            .stdout
-            .starts_with("mark\nbin\ndev\netc\nmark\nproc\n"),
-        "{outcome}"
-    );
+    assert!(outcome.stdout.starts_with("mark\nbin\ndev\netc\nmark\nproc\n"), "{outcome}");
 }
 
 #[test]
 fn a_read_only_root() {
     let outcome = Bundle::sh("touch /x").container().run().exits(1);
-    assert!(
-        outcome.stderr.contains("Read-only file system"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
 }
 
 #[test]
 fn a_writable_root() {
     let c = Bundle::sh("echo x > /made").writable().container();
     c.run().ok();
-    assert_eq!(
-        fs::read_to_string(c.bundle.rootfs().join("made")).unwrap(),
-        "x\n"
-    );
+    assert_eq!(fs::read_to_string(c.bundle.rootfs().join("made")).unwrap(), "x\n");
 }
 
 #[test]
@@ -49,11 +38,7 @@ fn a_read_only_root_leaves_other_mounts_writable() {
 fn an_absolute_root_path() {
     let bundle = Bundle::sh("exit 6");
     let rootfs = bundle.rootfs();
-    bundle
-        .set("/root/path", json!(rootfs))
-        .container()
-        .run()
-        .exits(6);
+    bundle.set("/root/path", json!(rootfs)).container().run().exits(6);
 }
 
 #[test]
@@ -70,12 +55,7 @@ fn masked_paths_show_nothing() {
     fs::create_dir(bundle.rootfs().join("etc/hidden")).unwrap();
     fs::write(bundle.rootfs().join("etc/hidden/file"), "secret").unwrap();
     let masked = json!(["/etc/secret", "/etc/hidden", "/no/such/path"]);
-    bundle
-        .set("/linux/maskedPaths", masked)
-        .container()
-        .run()
-        .ok()
-        .prints("refused\n");
+    bundle.set("/linux/maskedPaths", masked).container().run().ok().prints("refused\n");
 }
 
 #[test]
@@ -84,11 +64,7 @@ fn the_default_masked_paths() {
         head -c 1 /proc/kcore | wc -c";
     let outcome = Bundle::sh(script).container().run().ok();
     let outcome = outcome.shows("0\n");
-    let shown = outcome
-        .stdout
-        .lines()
-        .filter(|line| !line.contains("No such file"))
-        .count();
+    let shown = outcome.stdout.lines().filter(|line| !line.contains("No such file")).count();
     // The names of the two folders and the empty line between, if both are there.
     assert!(shown <= 4, "{outcome}");
 }
@@ -103,11 +79,7 @@ fn read_only_paths() {
     let paths = json!(["/etc/conf", "/proc/sys", "/no/such/path"]);
     let c = bundle.set("/linux/readonlyPaths", paths).container();
     let outcome = c.run().ok().prints("a\n");
-    assert_eq!(
-        outcome.stderr.matches("Read-only file system").count(),
-        3,
-        "{outcome}"
-    );
+    assert_eq!(outcome.stderr.matches("Read-only file system").count(), 3, "{outcome}");
 }
 
 #[test]
@@ -116,9 +88,7 @@ fn a_masked_path_through_a_link_stays_inside() {
     let outside = bundle.scratch().join("outside");
     fs::write(&outside, "outside").unwrap();
     symlink(&outside, bundle.rootfs().join("link")).unwrap();
-    let c = bundle
-        .set("/linux/maskedPaths", json!(["/link"]))
-        .container();
+    let c = bundle.set("/linux/maskedPaths", json!(["/link"])).container();
     c.run();
     assert_eq!(fs::read_to_string(outside).unwrap(), "outside");
 }
@@ -127,18 +97,12 @@ fn a_masked_path_through_a_link_stays_inside() {
 fn the_default_devices() {
     let script = "for d in null zero full random urandom tty; do \
         stat -c '%n %F %t:%T %a' /dev/$d; done";
-    let expected: String = [
-        "null 1:3",
-        "zero 1:5",
-        "full 1:7",
-        "random 1:8",
-        "urandom 1:9",
-        "tty 5:0",
-    ]
-    .iter()
-    .map(|device| device.split_once(' ').unwrap())
-    .map(|(name, number)| format!("/dev/{name} character special file {number} 666\n"))
-    .collect();
+    let expected: String =
+        ["null 1:3", "zero 1:5", "full 1:7", "random 1:8", "urandom 1:9", "tty 5:0"]
+            .iter()
+            .map(|device| device.split_once(' ').unwrap())
+            .map(|(name, number)| format!("/dev/{name} character special file {number} 666\n"))
+            .collect();
     Bundle::sh(script).container().run().ok().prints(&expected);
 }
 
@@ -166,9 +130,7 @@ fn devices_of_the_config() {
         { "path": "/dev/deep/block", "type": "b", "major": 7, "minor": 200, "fileMode": 0o600 },
         { "path": "/dev/pipe", "type": "p", "fileMode": 0o622 },
     ]);
-    let c = Bundle::sh(script)
-        .set("/linux/devices", devices)
-        .container();
+    let c = Bundle::sh(script).set("/linux/devices", devices).container();
     c.run().ok().prints(
         "/dev/mine character special file 1:3 640 7:8\n\
         /dev/deep/block block special file 7:c8 600 0:0\n\
@@ -189,11 +151,7 @@ fn devices_without_a_mount_on_dev() {
     let mut bundle = Bundle::sh("stat -c %F /dev/null && echo x > /dev/null").writable();
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
-    bundle
-        .container()
-        .run()
-        .ok()
-        .prints("character special file\n");
+    bundle.container().run().ok().prints("character special file\n");
 }
 
 /// An image must not choose what the runtime writes through.
@@ -224,8 +182,6 @@ fn a_bind_mounted_dev_is_left_alone() {
 
 #[test]
 fn the_working_directory_is_made_if_missing() {
-    let bundle = Bundle::sh("pwd")
-        .set("/process/cwd", json!("/new/work"))
-        .writable();
+    let bundle = Bundle::sh("pwd").set("/process/cwd", json!("/new/work")).writable();
     bundle.container().run().ok().prints("/new/work\n");
 }

@@ -22,9 +22,7 @@ fn death_by_a_signal_is_128_and_its_number() {
     // The first process of a pid namespace cannot signal itself, so a child does
     // from a container that shares the host's.
     for (signal, number) in [("KILL", 9), ("TERM", 15), ("ABRT", 6)] {
-        let c = Bundle::sh(&format!("kill -{signal} $$"))
-            .without_namespace("pid")
-            .container();
+        let c = Bundle::sh(&format!("kill -{signal} $$")).without_namespace("pid").container();
         c.run().exits(128 + number);
     }
 }
@@ -47,9 +45,7 @@ fn forwards_signals_to_the_container() {
 /// that does not expect the signal lives on, and `run` with it.
 #[test]
 fn a_killed_container_ends_run() {
-    let c = Bundle::sh("echo up > /up; sleep 100")
-        .writable()
-        .container();
+    let c = Bundle::sh("echo up > /up; sleep 100").writable().container();
     let running = c.run_cli(&[]).spawn();
     c.await_file("/up");
     c.kill("KILL").ok();
@@ -79,11 +75,7 @@ fn stdio_of_create_is_the_containers() {
 fn a_large_stdin_passes_through() {
     let text = "0123456789abcdef".repeat(1 << 16);
     let c = Bundle::sh("wc -c").container();
-    c.run_cli(&[])
-        .stdin(&text)
-        .output()
-        .ok()
-        .prints("1048576\n");
+    c.run_cli(&[]).stdin(&text).output().ok().prints("1048576\n");
 }
 
 #[test]
@@ -104,13 +96,9 @@ fn detach_leaves_a_stopped_container() {
 
 #[test]
 fn detached_init_is_handed_to_the_callers_subreaper() {
-    let c = Bundle::sh("echo up > /up; sleep 0.05; exit 9")
-        .writable()
-        .container();
+    let c = Bundle::sh("echo up > /up; sleep 0.05; exit 9").writable().container();
     let pid_file = c.bundle.scratch().join("pid");
-    c.run_cli(&["--detach", "--pid-file", pid_file.to_str().unwrap()])
-        .output()
-        .ok();
+    c.run_cli(&["--detach", "--pid-file", pid_file.to_str().unwrap()]).output().ok();
     let pid: i32 = fs::read_to_string(pid_file).unwrap().parse().unwrap();
     assert_eq!(reap(pid), 9);
 }
@@ -155,9 +143,7 @@ fn pid_file_is_complete_and_bare() {
 #[test]
 fn a_pid_file_that_cannot_be_written_fails_and_leaves_nothing() {
     let c = Bundle::new().container();
-    c.create_cli(&["--pid-file", "/no/such/folder/pid"])
-        .output()
-        .fails(&["/no/such/folder"]);
+    c.create_cli(&["--pid-file", "/no/such/folder/pid"]).output().fails(&["/no/such/folder"]);
     c.assert_nothing_left();
 }
 
@@ -167,17 +153,9 @@ fn preserve_fds_passes_descriptors_from_3_on() {
     let (a, b) = (c.bundle.scratch().join("a"), c.bundle.scratch().join("b"));
     fs::write(&a, "three\n").unwrap();
     fs::write(&b, "four\n").unwrap();
-    let script = format!(
-        "exec 3<{} 4<{} 5</dev/null; exec \"$@\"",
-        a.display(),
-        b.display()
-    );
+    let script = format!("exec 3<{} 4<{} 5</dev/null; exec \"$@\"", a.display(), b.display());
     let wrapper = ["bash", "-c", &script, "bash"];
-    let outcome = c
-        .run_cli(&["--preserve-fds", "2"])
-        .under(&wrapper)
-        .output()
-        .ok();
+    let outcome = c.run_cli(&["--preserve-fds", "2"]).under(&wrapper).output().ok();
     // 0, 1, 2, 3, 4 and the one that ls reads the folder through.
     outcome.prints("three\nfour\n6\n");
 }
@@ -186,23 +164,14 @@ fn preserve_fds_passes_descriptors_from_3_on() {
 fn leaked_descriptors_are_not_seen_inside() {
     let c = Bundle::sh("ls -l /proc/self/fd; ls /proc/self/fd | wc -l").container();
     let script = "exec 3</etc/passwd 7</ 19</dev/null 210</etc; exec \"$@\"";
-    let outcome = c
-        .run_cli(&[])
-        .under(&["bash", "-c", script, "bash"])
-        .output()
-        .ok();
-    assert!(
-        outcome.stdout.ends_with("\n4\n"),
-        "only 0, 1, 2 and ls's own: {outcome}"
-    );
+    let outcome = c.run_cli(&[]).under(&["bash", "-c", script, "bash"]).output().ok();
+    assert!(outcome.stdout.ends_with("\n4\n"), "only 0, 1, 2 and ls's own: {outcome}");
     assert!(!outcome.stdout.contains("/etc"), "{outcome}");
 }
 
 #[test]
 fn leaked_descriptors_are_not_seen_inside_after_create_and_start() {
-    let c = Bundle::sh("ls /proc/self/fd | wc -l > /count")
-        .writable()
-        .container();
+    let c = Bundle::sh("ls /proc/self/fd | wc -l > /count").writable().container();
     let leak = ["bash", "-c", "exec 3</etc/passwd 77</; exec \"$@\"", "bash"];
     c.create_cli(&[]).under(&leak).output().ok();
     let pid = c.pid();
@@ -220,9 +189,7 @@ fn a_file_description_of_the_runtime_is_not_in_the_init() {
         fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("bin/busybox"))
     });
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let names: Vec<_> = fds
-        .map(|fd| fd.file_name().into_string().unwrap())
-        .collect();
+    let names: Vec<_> = fds.map(|fd| fd.file_name().into_string().unwrap()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
     assert!(proc::alive(pid));
 }
@@ -230,10 +197,7 @@ fn a_file_description_of_the_runtime_is_not_in_the_init() {
 #[test]
 fn no_new_keyring_still_runs() {
     let c = Bundle::sh("echo in").container();
-    c.run_cli(&["--no-new-keyring"])
-        .output()
-        .ok()
-        .prints("in\n");
+    c.run_cli(&["--no-new-keyring"]).output().ok().prints("in\n");
 }
 
 /// An initramfs cannot be pivoted away from; the flag moves the root instead.
@@ -247,9 +211,5 @@ fn no_pivot_still_confines_the_root() {
 #[test]
 fn nothing_of_the_callers_working_directory_is_kept() {
     let c = Bundle::sh("pwd; readlink /proc/self/cwd").container();
-    c.run_cli(&[])
-        .dir(c.bundle.scratch())
-        .output()
-        .ok()
-        .prints("/\n/\n");
+    c.run_cli(&[]).dir(c.bundle.scratch()).output().ok().prints("/\n/\n");
 }

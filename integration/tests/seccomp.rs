@@ -31,24 +31,16 @@ fn default_profile() -> Value {
 fn errno_is_eperm_by_default() {
     let c = allow_but(&["mkdir", "mkdirat"], "SCMP_ACT_ERRNO", "mkdir /tmp/x").writable();
     let outcome = c.container().run().exits(1);
-    assert!(
-        outcome.stderr.contains("Operation not permitted"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("Operation not permitted"), "{outcome}");
 }
 
 #[test]
 fn errno_of_the_rule() {
     let bundle = allow_but(&["mkdir", "mkdirat"], "SCMP_ACT_ERRNO", "mkdir /tmp/x").writable();
     // 28 is ENOSPC.
-    let c = bundle
-        .set("/linux/seccomp/syscalls/0/errnoRet", json!(28))
-        .container();
+    let c = bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(28)).container();
     let outcome = c.run().exits(1);
-    assert!(
-        outcome.stderr.contains("No space left on device"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
 }
 
 #[test]
@@ -58,34 +50,20 @@ fn the_default_action_has_its_errno() {
     profile["defaultErrnoRet"] = json!(28);
     let c = Bundle::sh("mount -t tmpfs x /tmp; exit 3").set("/linux/seccomp", profile);
     let outcome = c.container().run().exits(3);
-    assert!(
-        outcome.stderr.contains("No space left on device"),
-        "{outcome}"
-    );
+    assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
 }
 
 #[test]
 fn kill_ends_the_process() {
-    for action in [
-        "SCMP_ACT_KILL_PROCESS",
-        "SCMP_ACT_KILL_THREAD",
-        "SCMP_ACT_KILL",
-    ] {
+    for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL"] {
         // 128 + SIGSYS
-        allow_but(&["mkdir", "mkdirat"], action, "exec mkdir /tmp/x")
-            .container()
-            .run()
-            .exits(159);
+        allow_but(&["mkdir", "mkdirat"], action, "exec mkdir /tmp/x").container().run().exits(159);
     }
 }
 
 #[test]
 fn trap_sends_a_signal() {
-    let c = allow_but(
-        &["mkdir", "mkdirat"],
-        "SCMP_ACT_TRAP",
-        "mkdir /tmp/x; echo $?",
-    );
+    let c = allow_but(&["mkdir", "mkdirat"], "SCMP_ACT_TRAP", "mkdir /tmp/x; echo $?");
     c.container().run().ok().prints("159\n");
 }
 
@@ -101,11 +79,7 @@ fn only_the_listed_are_allowed() {
     let names = profile["syscalls"][0]["names"].as_array_mut().unwrap();
     names.retain(|name| name != "mkdir" && name != "mkdirat");
     let c = Bundle::sh("mkdir /tmp/x || echo refused; touch /tmp/y && echo made").writable();
-    c.set("/linux/seccomp", profile)
-        .container()
-        .run()
-        .ok()
-        .prints("refused\nmade\n");
+    c.set("/linux/seccomp", profile).container().run().ok().prints("refused\nmade\n");
 }
 
 #[test]
@@ -118,9 +92,7 @@ fn arguments_are_compared() {
         }],
     });
     let script = "trap : USR1 USR2; kill -USR2 $$ && echo allowed; kill -USR1 $$ || echo refused";
-    let c = Bundle::sh(script)
-        .set("/linux/seccomp", seccomp)
-        .container();
+    let c = Bundle::sh(script).set("/linux/seccomp", seccomp).container();
     c.run().ok().prints("allowed\nrefused\n");
 }
 
@@ -135,9 +107,7 @@ fn masked_arguments_are_compared() {
     });
     // USR1 is 10, with the bit 8; CONT is 18, without it.
     let script = "trap : USR1 CONT; kill -CONT $$ && echo allowed; kill -USR1 $$ || echo refused";
-    let c = Bundle::sh(script)
-        .set("/linux/seccomp", seccomp)
-        .container();
+    let c = Bundle::sh(script).set("/linux/seccomp", seccomp).container();
     c.run().ok().prints("allowed\nrefused\n");
 }
 
@@ -153,11 +123,7 @@ fn the_filter_is_on_the_process() {
     let script = "grep ^Seccomp: /proc/self/status | tr '\\t' ' '";
     let c = allow_but(&["mkdir"], "SCMP_ACT_ERRNO", script).container();
     c.run().ok().prints("Seccomp: 2\n");
-    Bundle::sh(script)
-        .container()
-        .run()
-        .ok()
-        .prints("Seccomp: 0\n");
+    Bundle::sh(script).container().run().ok().prints("Seccomp: 0\n");
 }
 
 #[test]
@@ -190,15 +156,9 @@ fn a_cached_filter_confines_as_well() {
 /// Filters that differ in one value must not share an entry of the cache.
 #[test]
 fn cached_filters_are_told_apart() {
-    for (errno, text) in [
-        (28, "No space left"),
-        (5, "Input/output error"),
-        (28, "No space left"),
-    ] {
+    for (errno, text) in [(28, "No space left"), (5, "Input/output error"), (28, "No space left")] {
         let bundle = allow_but(&["mkdir", "mkdirat"], "SCMP_ACT_ERRNO", "mkdir /tmp/x");
-        let c = bundle
-            .set("/linux/seccomp/syscalls/0/errnoRet", json!(errno))
-            .container();
+        let c = bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(errno)).container();
         let outcome = c.run().exits(1);
         assert!(outcome.stderr.contains(text), "{outcome}");
     }
@@ -208,11 +168,7 @@ fn cached_filters_are_told_apart() {
 fn a_broken_cache_is_not_used() {
     kiln_only!("has no cache");
     let bundle = || {
-        let bundle = allow_but(
-            &["rmdir", "mkdirat", "mkdir"],
-            "SCMP_ACT_ERRNO",
-            "mkdir /tmp/x",
-        );
+        let bundle = allow_but(&["rmdir", "mkdirat", "mkdir"], "SCMP_ACT_ERRNO", "mkdir /tmp/x");
         bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(39))
     };
     let c = bundle().container();
@@ -224,10 +180,7 @@ fn a_broken_cache_is_not_used() {
     }
     // Where the cache is not under --root there is nothing to break here.
     if broken == 0 {
-        kiln_integration::skip!(
-            "the cache of filters is not under --root {}",
-            c.root().display()
-        );
+        kiln_integration::skip!("the cache of filters is not under --root {}", c.root().display());
     }
     let outcome = c.run().exits(1);
     assert!(outcome.stderr.contains("Directory not empty"), "{outcome}");
@@ -238,15 +191,7 @@ fn files_under(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
         return Vec::new();
     };
     let paths = entries.flatten().map(|entry| entry.path());
-    paths
-        .flat_map(|path| {
-            if path.is_dir() {
-                files_under(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
+    paths.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
 }
 
 #[test]

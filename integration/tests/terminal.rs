@@ -19,9 +19,7 @@ fn with_terminal(script: &str) -> Bundle {
 fn started(bundle: Bundle) -> (Container, i32, Terminal) {
     let socket = ConsoleSocket::listen(&bundle.scratch());
     let c = bundle.container();
-    c.create_cli(&["--console-socket", socket.path()])
-        .output()
-        .ok();
+    c.create_cli(&["--console-socket", socket.path()]).output().ok();
     let terminal = socket.accept();
     let pid = c.pid();
     c.start().ok();
@@ -68,10 +66,7 @@ fn dev_console_is_the_terminal() {
 #[test]
 fn the_size_of_the_config() {
     let bundle = with_terminal("stty size; echo end");
-    let bundle = bundle.set(
-        "/process/consoleSize",
-        json!({ "height": 30, "width": 100 }),
-    );
+    let bundle = bundle.set("/process/consoleSize", json!({ "height": 30, "width": 100 }));
     let (_c, pid, mut terminal) = started(bundle);
     assert!(terminal.read_until("end").contains("30 100"));
     assert_eq!(reap(pid), 0);
@@ -82,12 +77,7 @@ fn the_master_changes_the_size() {
     let script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done";
     let (_c, pid, mut terminal) = started(with_terminal(script));
     terminal.read_until("ready");
-    let size = Winsize {
-        ws_row: 44,
-        ws_col: 133,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: 44, ws_col: 133, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&terminal.master, size).unwrap();
     assert!(terminal.read_until("44 133").contains("44 133"));
     assert_eq!(reap(pid), 0);
@@ -116,9 +106,7 @@ fn detached_run_sends_the_terminal() {
     let bundle = with_terminal("tty; sleep 100");
     let socket = ConsoleSocket::listen(&bundle.scratch());
     let c = bundle.container();
-    c.run_cli(&["-d", "--console-socket", socket.path()])
-        .output()
-        .ok();
+    c.run_cli(&["-d", "--console-socket", socket.path()]).output().ok();
     let mut terminal = socket.accept();
     assert!(terminal.read_until("pts").contains("/dev/pts/0"));
 }
@@ -126,9 +114,7 @@ fn detached_run_sends_the_terminal() {
 #[test]
 fn a_console_socket_that_is_not_there() {
     let c = with_terminal("true").container();
-    c.create_cli(&["--console-socket", "/no/such/console.sock"])
-        .output()
-        .fails(&["console.sock"]);
+    c.create_cli(&["--console-socket", "/no/such/console.sock"]).output().fails(&["console.sock"]);
     c.assert_nothing_left();
 }
 
@@ -140,9 +126,7 @@ fn a_console_socket_that_nobody_listens_on() {
     let path = socket.path().to_owned();
     drop(socket);
     let c = bundle.container();
-    c.create_cli(&["--console-socket", &path])
-        .output()
-        .fails(&[&path, "refused"]);
+    c.create_cli(&["--console-socket", &path]).output().fails(&[&path, "refused"]);
     c.assert_nothing_left();
 }
 
@@ -159,28 +143,14 @@ fn own_terminal() -> (Terminal, OwnedFd) {
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
     let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = File::options()
-        .read(true)
-        .write(true)
-        .open(name.to_str().unwrap())
-        .unwrap();
-    (
-        Terminal {
-            master: File::from(master),
-        },
-        slave.into(),
-    )
+    let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (Terminal { master: File::from(master) }, slave.into())
 }
 
 #[test]
 fn run_relays_the_callers_terminal() {
     let (mut terminal, slave) = own_terminal();
-    let size = Winsize {
-        ws_row: 31,
-        ws_col: 97,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&terminal.master, size).unwrap();
     let c = with_terminal("tty; stty size; read line; echo got $line; exit 5").container();
     let mut command = c.run_cli(&[]).command();
@@ -188,10 +158,7 @@ fn run_relays_the_callers_terminal() {
     let mut child = reaper::spawn(command.stdin(stdio()).stdout(stdio()).stderr(stdio()));
     drop(command);
     let text = terminal.read_until("31 97");
-    assert!(
-        text.contains("/dev/pts/0") && text.contains("31 97"),
-        "{text:?}"
-    );
+    assert!(text.contains("/dev/pts/0") && text.contains("31 97"), "{text:?}");
     terminal.send("hello\n");
     assert!(terminal.read_until("got hello").contains("got hello"));
     let status = command::wait_child(&mut child, std::time::Duration::from_secs(10)).unwrap();
@@ -199,11 +166,7 @@ fn run_relays_the_callers_terminal() {
     // The caller's terminal is as it was: sane, and of the same size.
     assert_eq!(tcgetwinsize(&slave).unwrap().ws_row, 31);
     let modes = rustix::termios::tcgetattr(&slave).unwrap();
-    assert!(
-        modes
-            .local_modes
-            .contains(rustix::termios::LocalModes::ECHO)
-    );
+    assert!(modes.local_modes.contains(rustix::termios::LocalModes::ECHO));
     c.assert_nothing_left();
 }
 
