@@ -399,7 +399,7 @@ fn open_parent(hierarchy: &Hierarchy) -> Result<OwnedFd, Errno> {
     dir::open_below(mount, hierarchy.split().0)
 }
 
-fn open_member(hierarchy: &Hierarchy) -> Result<Member, Errno> {
+pub(crate) fn open_member(hierarchy: &Hierarchy) -> Result<Member, Errno> {
     let parent = open_parent(hierarchy)?;
     let dir = dir::open_child(&parent, hierarchy.split().1)?;
     Ok(Member {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::cgroup::{Cgroup, Member};
+use crate::cgroup::{Cgroup, Member, open_member};
 use crate::error::Error;
+use crate::paths::Paths;
 use crate::{dir, events};
 
 /// A process in uninterruptible sleep delays freezing for as long as that
@@ -53,6 +54,36 @@ impl Cgroup {
             path: self.members.first().map(Member::path).unwrap_or_default(),
             reason: "no freezer controller, or no such cgroup".to_owned(),
         })
+    }
+}
+
+/// Whether the container is frozen, opening no more of its cgroups than is needed to know. One
+/// that has no cgroup any more is not.
+///
+/// # Errors
+///
+/// [`Error::Read`], [`Error::Open`].
+pub fn is_frozen(paths: &Paths) -> Result<bool, Error> {
+    let v1 = paths
+        .hierarchies()
+        .iter()
+        .find(|hierarchy| hierarchy.is_v1_with("freezer"));
+    let unified = || {
+        paths
+            .hierarchies()
+            .iter()
+            .find(|hierarchy| hierarchy.is_v2())
+    };
+    let Some(hierarchy) = v1.or_else(unified) else {
+        return Ok(false);
+    };
+    match open_member(hierarchy) {
+        Ok(member) => member.is_frozen(),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(Error::Open {
+            path: hierarchy.full_path(),
+            errno,
+        }),
     }
 }
 

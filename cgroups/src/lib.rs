@@ -50,4 +50,5 @@ mod unified;
 pub use cgroup::{Cgroup, enter, remove};
 pub use device_rules::{AllowedDevice, DEFAULT_ALLOWED_DEVICES};
 pub use error::{Error, Hint};
+pub use freezer::is_frozen;
 pub use paths::{Hierarchy, Paths, resolve};

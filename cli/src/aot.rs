@@ -50,10 +50,7 @@ impl Aot {
         match self.command {
             Command::Warm { files } => return warm(files),
             Command::List { quiet } => list(quiet)?,
-            Command::Prune {
-                unused_for,
-                to_bytes,
-            } => prune(unused_for, to_bytes)?,
+            Command::Prune { unused_for, to_bytes } => prune(unused_for, to_bytes)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -73,23 +70,10 @@ fn list(quiet: bool) -> Result<()> {
     let entries = cache.list()?;
     let mut out = std::io::stdout().lock();
     if quiet {
-        return entries
-            .iter()
-            .try_for_each(|entry| Ok(writeln!(out, "{}", entry.digest)?));
+        return entries.iter().try_for_each(|entry| Ok(writeln!(out, "{}", entry.digest)?));
     }
-    writeln!(
-        out,
-        "{:64}  {:>10}  {:20}  ENGINE",
-        "MODULE (SHA-256)", "BYTES", "LAST USED"
-    )?;
-    for Entry {
-        digest,
-        engine,
-        size_bytes,
-        last_used,
-        ..
-    } in entries
-    {
+    writeln!(out, "{:64}  {:>10}  {:20}  ENGINE", "MODULE (SHA-256)", "BYTES", "LAST USED")?;
+    for Entry { digest, engine, size_bytes, last_used, .. } in entries {
         let used = humantime::format_rfc3339_seconds(last_used);
         writeln!(out, "{digest:64}  {size_bytes:>10}  {used}  {engine}")?;
     }

@@ -25,12 +25,7 @@ pub struct Create {
 
 impl Create {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
-        let console = self
-            .new
-            .console_socket
-            .as_deref()
-            .map(connect)
-            .transpose()?;
+        let console = self.new.console_socket.as_deref().map(connect).transpose()?;
         let root = global.root();
         let options = options(&self.new, &root, engine, console)?;
         kiln_runtime::create::create(options)?;

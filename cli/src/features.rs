@@ -20,9 +20,5 @@ impl Features {
 
 /// What `--version` prints.
 pub fn version() -> String {
-    format!(
-        "kiln version {}\nspec: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        oci_spec::runtime::VERSION
-    )
+    format!("kiln version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), oci_spec::runtime::VERSION)
 }

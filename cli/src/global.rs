@@ -84,9 +84,7 @@ impl Global {
     /// An existing container.
     pub fn find(&self, id: &str) -> Result<(StateRoot, ContainerDir)> {
         let id: ContainerId = id.parse()?;
-        let root = self
-            .open_root()?
-            .ok_or_else(|| Error::NotFound(id.to_string()))?;
+        let root = self.open_root()?.ok_or_else(|| Error::NotFound(id.to_string()))?;
         let container = root.find(&id)?;
         Ok((root, container))
     }
@@ -123,13 +121,11 @@ impl NewContainer {
     /// (sd_listen_fds(3)), as for runc.
     pub fn descriptors(&self) -> Result<u32> {
         let listen = match std::env::var("LISTEN_FDS") {
-            Ok(count) if !count.is_empty() => count
-                .parse()
-                .with_context(|| format!("LISTEN_FDS={count:?}"))?,
+            Ok(count) if !count.is_empty() => {
+                count.parse().with_context(|| format!("LISTEN_FDS={count:?}"))?
+            }
             _ => 0,
         };
-        self.preserve_fds
-            .checked_add(listen)
-            .context("--preserve-fds: too many")
+        self.preserve_fds.checked_add(listen).context("--preserve-fds: too many")
     }
 }

@@ -65,16 +65,10 @@ fn find_folder() -> Result<PathBuf> {
     let mut places = Vec::new();
     places.extend(own_path().parent().map(|dir| dir.join(FOLDER)));
     places.extend(INSTALLED.map(PathBuf::from));
-    if let Some(folder) = places
-        .iter()
-        .find(|folder| folder.join("kiln-wasmedge").is_file())
-    {
+    if let Some(folder) = places.iter().find(|folder| folder.join("kiln-wasmedge").is_file()) {
         return Ok(folder.clone());
     }
-    let looked: Vec<_> = places
-        .iter()
-        .map(|place| place.display().to_string())
-        .collect();
+    let looked: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
     bail!(
         "this container needs WasmEdge, which was not found: looked for kiln-wasmedge in {} \
          (hint: scripts/setup and scripts/build make the folder kiln-engine; copy it beside kiln \

@@ -30,11 +30,7 @@ use crate::global::{Global, NewContainer};
 
 /// An OCI runtime for which WebAssembly is a first-class workload
 #[derive(Debug, Parser)]
-#[command(
-    name = "kiln",
-    disable_version_flag = true,
-    disable_help_subcommand = true
-)]
+#[command(name = "kiln", disable_version_flag = true, disable_help_subcommand = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
@@ -118,8 +114,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
 
 /// `--version` before any subcommand, as runc has it.
 fn asks_for_version(args: &[OsString]) -> bool {
-    args.get(1)
-        .is_some_and(|arg| arg == "--version" || arg == "-v")
+    args.get(1).is_some_and(|arg| arg == "--version" || arg == "-v")
 }
 
 /// runc's flag parser takes `-bundle` for `--bundle`; containerd's shim relies on it
@@ -139,9 +134,7 @@ fn go_flags(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 fn is_long(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_lowercase())
-        && chars
-            .next()
-            .is_some_and(|c| c.is_ascii_lowercase() || c == '-')
+        && chars.next().is_some_and(|c| c.is_ascii_lowercase() || c == '-')
 }
 
 #[cfg(test)]
@@ -156,27 +149,9 @@ mod tests {
 
     #[test]
     fn gos_single_dash_becomes_two() {
-        let args = [
-            "kiln",
-            "run",
-            "-no-pivot",
-            "-b",
-            "x",
-            "-pid-file=/p",
-            "--",
-            "-keep",
-        ];
+        let args = ["kiln", "run", "-no-pivot", "-b", "x", "-pid-file=/p", "--", "-keep"];
         let parsed = go_flags(args.into_iter().map(OsString::from));
-        let wanted = [
-            "kiln",
-            "run",
-            "--no-pivot",
-            "-b",
-            "x",
-            "--pid-file=/p",
-            "--",
-            "-keep",
-        ];
+        let wanted = ["kiln", "run", "--no-pivot", "-b", "x", "--pid-file=/p", "--", "-keep"];
         assert_eq!(parsed, wanted.map(OsString::from));
     }
 }

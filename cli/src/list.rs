@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use kiln_runtime::passwd;
 use kiln_runtime::state::{StateDocument, StateRoot};
 
 use crate::global::Global;
@@ -36,9 +37,7 @@ impl List {
         };
         let mut out = std::io::stdout().lock();
         match (self.quiet, self.format) {
-            (true, _) => documents
-                .iter()
-                .try_for_each(|state| writeln!(out, "{}", state.id))?,
+            (true, _) => documents.iter().try_for_each(|state| writeln!(out, "{}", state.id))?,
             (_, Format::Json) => writeln!(out, "{}", serde_json::to_string(&documents)?)?,
             (_, Format::Table) => print_table(&mut out, &documents)?,
         }
@@ -54,7 +53,12 @@ fn documents(root: &StateRoot) -> Result<Vec<StateDocument>> {
             continue;
         };
         match container.read() {
-            Ok(Some(state)) => documents.push(state.document(container.status(&state))),
+            Ok(Some(state)) => {
+                let mut document = state.document(container.status(&state));
+                let unnamed = || format!("#{}", state.owner);
+                document.owner = passwd::name(state.owner).unwrap_or_else(unnamed);
+                documents.push(document);
+            }
             Ok(None) => {}
             Err(error) => log::warn!("{error}"),
         }
@@ -83,10 +87,7 @@ fn print_table(out: &mut impl Write, documents: &[StateDocument]) -> Result<()> 
         }
     }
     for row in &rows {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         writeln!(out, "{}", cells.collect::<String>().trim_end())?;
     }
     Ok(())

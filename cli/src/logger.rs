@@ -28,15 +28,8 @@ pub fn init(global: &Global) -> Result<()> {
         }
         None => None,
     };
-    let logger = LOGGER.get_or_init(|| Logger {
-        format: global.log_format,
-        file,
-    });
-    log::set_max_level(if global.debug {
-        LevelFilter::Debug
-    } else {
-        LevelFilter::Info
-    });
+    let logger = LOGGER.get_or_init(|| Logger { format: global.log_format, file });
+    log::set_max_level(if global.debug { LevelFilter::Debug } else { LevelFilter::Info });
     log::set_logger(logger).context("set the logger")
 }
 
@@ -66,12 +59,9 @@ impl Logger {
         };
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let line = match self.format {
-            LogFormat::Json => serde_json::to_string(&Entry {
-                level,
-                msg: message,
-                time,
-            })
-            .unwrap_or_default(),
+            LogFormat::Json => {
+                serde_json::to_string(&Entry { level, msg: message, time }).unwrap_or_default()
+            }
             LogFormat::Text => format!("time=\"{time}\" level={level} msg={message:?}"),
         };
         // One write(2) to a file opened for appending: lines of several processes do not mix.

@@ -22,17 +22,13 @@ use rustix::mount::OpenTreeFlags;
 /// Returns if this executable lies on a read-only mount; else executes it again from one.
 pub fn ensure() -> Result<()> {
     let own = Path::new("/proc/self/exe");
-    let mount = rustix::fs::statvfs(own)
-        .map_err(text)
-        .context("look at /proc/self/exe")?;
+    let mount = rustix::fs::statvfs(own).map_err(text).context("look at /proc/self/exe")?;
     if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
     // Inside the view the executable has no path; it keeps the one that it had as argv[0].
     let path = own.read_link().context("read /proc/self/exe")?;
-    let args = [path.into_os_string()]
-        .into_iter()
-        .chain(std::env::args_os().skip(1));
+    let args = [path.into_os_string()].into_iter().chain(std::env::args_os().skip(1));
     execute(own, args.collect())
 }
 
@@ -58,19 +54,14 @@ pub fn execute(program: &Path, args: Vec<OsString>) -> Result<()> {
 fn read_only(program: &Path) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let file = rustix::mount::open_tree(CWD, program, flags)?;
-    let attr = MountAttr {
-        set: libc::MOUNT_ATTR_RDONLY,
-        ..MountAttr::default()
-    };
+    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
     sys::mount_setattr(file.as_fd(), attr, false, None)?;
     Ok(file)
 }
 
 /// Arguments and environment come from execve(2) and have no NUL in them.
 fn c_strings(strings: Vec<OsString>) -> CStringArray {
-    let strings = strings
-        .into_iter()
-        .filter_map(|string| CString::new(string.into_vec()).ok());
+    let strings = strings.into_iter().filter_map(|string| CString::new(string.into_vec()).ok());
     CStringArray::new(strings.collect())
 }
 

@@ -42,9 +42,7 @@ impl Spec {
 /// Makes the engine run `module` whatever it is called, without a terminal.
 fn run_module(spec: &mut oci_spec::runtime::Spec, module: &str) {
     if let Some(process) = spec.process_mut() {
-        process
-            .set_args(Some(vec![module.to_owned()]))
-            .set_terminal(Some(false));
+        process.set_args(Some(vec![module.to_owned()])).set_terminal(Some(false));
     }
     let annotations = spec.annotations_mut().get_or_insert_default();
     annotations.insert(VARIANT.to_owned(), "compat".to_owned());
@@ -53,26 +51,15 @@ fn run_module(spec: &mut oci_spec::runtime::Spec, module: &str) {
 /// Where the container finds the module: `rootfs/app.wasm`, as it is called from the bundle, and
 /// `app.wasm` are both `/app.wasm` inside.
 fn module_path(bundle: &Path, file: &Path) -> Result<String> {
-    let inside = [
-        bundle.join("rootfs"),
-        PathBuf::from("rootfs"),
-        PathBuf::from("/"),
-    ]
-    .iter()
-    .find_map(|prefix| file.strip_prefix(prefix).ok())
-    .unwrap_or(file);
+    let inside = [bundle.join("rootfs"), PathBuf::from("rootfs"), PathBuf::from("/")]
+        .iter()
+        .find_map(|prefix| file.strip_prefix(prefix).ok())
+        .unwrap_or(file);
     if !bundle.join("rootfs").join(inside).exists() {
-        log::warn!(
-            "{} is not in {} yet",
-            inside.display(),
-            bundle.join("rootfs").display()
-        );
+        log::warn!("{} is not in {} yet", inside.display(), bundle.join("rootfs").display());
     }
     let inside = Path::new("/").join(inside);
-    Ok(inside
-        .to_str()
-        .context("--wasm: the name is not UTF-8")?
-        .to_owned())
+    Ok(inside.to_str().context("--wasm: the name is not UTF-8")?.to_owned())
 }
 
 /// Writes the file; an existing one is kept.

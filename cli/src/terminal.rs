@@ -23,10 +23,7 @@ impl Terminal {
     /// Takes the place of a console socket if the container wants a terminal.
     pub fn for_container(bundle: &Bundle, console: &mut Option<OwnedFd>) -> Result<Option<Self>> {
         let process = bundle.spec.process().as_ref();
-        if !process
-            .and_then(|process| process.terminal())
-            .unwrap_or(false)
-        {
+        if !process.and_then(|process| process.terminal()).unwrap_or(false) {
             return Ok(None);
         }
         let flags = SocketFlags::CLOEXEC;
@@ -67,13 +64,8 @@ impl Terminal {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut name = [0; 64];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        rustix::net::recvmsg(
-            &self.0,
-            &mut [IoSliceMut::new(&mut name)],
-            &mut control,
-            flags,
-        )
-        .context("receive the terminal")?;
+        rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut name)], &mut control, flags)
+            .context("receive the terminal")?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
                 && let Some(master) = descriptors.next()

@@ -24,20 +24,12 @@ impl Bundle {
     /// # Errors
     /// The directory or the file is missing, too large, or is not a config.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let path = path
-            .canonicalize()
-            .step(|| format!("open bundle {}", path.display()))?;
+        let path = path.canonicalize().step(|| format!("open bundle {}", path.display()))?;
         let config = path.join("config.json");
         let file = std::fs::File::open(&config).step(|| format!("open {}", config.display()))?;
-        let size = file
-            .metadata()
-            .step(|| format!("stat {}", config.display()))?
-            .len();
+        let size = file.metadata().step(|| format!("stat {}", config.display()))?.len();
         if size > MAX_CONFIG {
-            return Err(Error::file(
-                &config,
-                format!("is larger than {MAX_CONFIG} bytes"),
-            ));
+            return Err(Error::file(&config, format!("is larger than {MAX_CONFIG} bytes")));
         }
         let mut json = Vec::with_capacity(size as usize + 1);
         std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_CONFIG), &mut json)
@@ -51,11 +43,7 @@ impl Bundle {
     /// # Errors
     /// The config has no root.
     pub fn rootfs(&self) -> Result<PathBuf, Error> {
-        let root = self
-            .spec
-            .root()
-            .as_ref()
-            .ok_or_else(|| Error::config("root", "is needed"))?;
+        let root = self.spec.root().as_ref().ok_or_else(|| Error::config("root", "is needed"))?;
         Ok(self.path.join(root.path()))
     }
 }
@@ -73,12 +61,6 @@ mod tests {
         assert!(problem().contains("config.json: invalid type: integer `1`"));
         std::fs::write(dir.path().join("config.json"), r#"{"ociVersion":"1.0.2"}"#).unwrap();
         let bundle = Bundle::load(dir.path()).unwrap();
-        assert!(
-            bundle
-                .rootfs()
-                .unwrap_err()
-                .to_string()
-                .starts_with("root: is needed")
-        );
+        assert!(bundle.rootfs().unwrap_err().to_string().starts_with("root: is needed"));
     }
 }

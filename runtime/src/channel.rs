@@ -29,10 +29,9 @@ pub enum ToInit {
     CgroupReady,
     /// The prestart and createRuntime hooks have run.
     HooksDone,
-    /// Everything is recorded; wait for `start` on the listening socket. From here on init
-    /// outlives the runtime.
+    /// Everything is recorded; wait for `start` on the listening socket.
     Created,
-    /// Execute the workload. From here on init outlives the runtime.
+    /// Execute the workload.
     Start,
 }
 
@@ -138,9 +137,7 @@ impl Channel {
             Ok((_, length)) => length,
             Err(errno) => return Err(errno),
         };
-        serde_json::from_slice(&buffer[..length])
-            .map(Some)
-            .map_err(|_| Errno::BADMSG)
+        serde_json::from_slice(&buffer[..length]).map(Some).map_err(|_| Errno::BADMSG)
     }
 
     /// In init: waits for `expected`. The runtime's death, or another message, is EPIPE.

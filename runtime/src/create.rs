@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_cgroups::Cgroup;
 use kiln_hooks::Stage;
+use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
@@ -96,10 +97,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
         let name = engine.name();
         engine
             .prepare(&options.bundle.spec, plan.rootfs.as_fd())
-            .map_err(|source| Error::Engine {
-                engine: name,
-                source,
-            })?;
+            .map_err(|source| Error::Engine { engine: name, source })?;
     }
     let linux = options.bundle.spec.linux().as_ref();
     let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
@@ -108,26 +106,11 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
-    let mut undo = Undo {
-        root: &root,
-        dir: &dir,
-        paths: None,
-        init: None,
-    };
+    let mut undo = Undo { root: &root, dir: &dir, paths: None, init: None, state: None };
     match build(options, plan, &paths, &mut undo, listen) {
-        Ok(Built {
-            state,
-            cgroup,
-            channel,
-            pidfd,
-        }) => Ok(Container {
-            root,
-            dir,
-            state,
-            cgroup,
-            channel,
-            pidfd,
-        }),
+        Ok(Built { state, cgroup, channel, pidfd }) => {
+            Ok(Container { root, dir, state, cgroup, channel, pidfd })
+        }
         Err(error) => {
             undo.undo();
             Err(error)
@@ -154,12 +137,9 @@ fn build<'a>(
     let mut state = describe(&options, &plan, paths);
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state)?;
+    undo.state = Some(state.clone());
     undo.paths = Some(paths);
-    let listener = if listen {
-        Some(self::listen(dir)?)
-    } else {
-        None
-    };
+    let listener = if listen { Some(self::listen(dir)?) } else { None };
     let (channel, init_channel) = Channel::pair()?;
     // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
     let mut cgroup = Cgroup::create_unified(paths)?;
@@ -187,6 +167,7 @@ fn build<'a>(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     undo.init = Some(pidfd.try_clone().step(|| "keep init's pidfd".to_owned())?);
+    log::debug!("container {}: init is process {pid}", state.id);
     // Everything of init's but the plan is closed on this side.
     let Init { plan, .. } = init;
     if let Some(maps) = plan.namespaces.maps() {
@@ -198,20 +179,17 @@ fn build<'a>(
         apply(&cgroup, &plan)?;
     }
     still_there(channel.send_entrances(&cgroup.entrances()?))?;
+    log::debug!("container {}: cgroups made", state.id);
     state.init = Some(Process::of(pid)?);
     set_oom_score(&plan, pid)?;
     dir.write(&state)?;
     attend(&channel, &plan, &state, &pidfd)?;
     set_rlimits(&plan, pid)?;
+    log::debug!("container {}: init is ready", state.id);
     if let Some(path) = options.pid_file {
         write_pid_file(path, pid)?;
     }
-    Ok(Built {
-        state,
-        cgroup,
-        channel,
-        pidfd,
-    })
+    Ok(Built { state, cgroup, channel, pidfd })
 }
 
 /// A terminal and a console socket go together, as for runc.
@@ -233,12 +211,7 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: &kiln_cgroups::Paths) -> 
         bundle: options.bundle.path.clone(),
         rootfs: plan.rootfs_path.clone(),
         created: timestamp(),
-        annotations: spec
-            .annotations()
-            .clone()
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         owner: rustix::process::geteuid().as_raw(),
         cgroup: Some(paths.clone()),
         poststart: plan.hooks.poststart().clone(),
@@ -257,10 +230,9 @@ fn listen(dir: &ContainerDir) -> Result<OwnedFd, Error> {
 }
 
 fn apply(cgroup: &Cgroup, plan: &Plan) -> Result<(), Error> {
-    match &plan.resources {
-        Some(resources) => Ok(cgroup.apply(resources)?),
-        None => Ok(()),
-    }
+    // Also without any: the default is that only the default devices may be used.
+    let default = LinuxResources::default();
+    Ok(cgroup.apply(plan.resources.as_ref().unwrap_or(&default))?)
 }
 
 /// Set from outside, because init may lack the privilege in its user namespace.
@@ -296,10 +268,7 @@ fn still_there(sent: Result<(), rustix::io::Errno>) -> Result<(), Error> {
 /// Serves init until it is ready.
 fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Result<(), Error> {
     loop {
-        match channel
-            .receive()
-            .step(|| "listen to the container's init".to_owned())?
-        {
+        match channel.receive().step(|| "listen to the container's init".to_owned())? {
             Some(ToRuntime::HooksPlease) => {
                 let input = state.hook_input(Status::Creating);
                 for stage in [Stage::Prestart, Stage::CreateRuntime] {
@@ -318,17 +287,11 @@ fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Res
 fn gone(pidfd: &OwnedFd) -> Error {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options);
-    Error::InitGone(
-        match status
-            .ok()
-            .flatten()
-            .and_then(|status| status.terminating_signal())
-        {
-            Some(libc::SIGKILL) => ": killed (hint: is the memory limit too small?)".to_owned(),
-            Some(signal) => format!(": killed by signal {signal}"),
-            None => String::new(),
-        },
-    )
+    Error::InitGone(match status.ok().flatten().and_then(|status| status.terminating_signal()) {
+        Some(libc::SIGKILL) => ": killed (hint: is the memory limit too small?)".to_owned(),
+        Some(signal) => format!(": killed by signal {signal}"),
+        None => String::new(),
+    })
 }
 
 /// Written beside and renamed: whoever sees the file sees all of it.
@@ -353,6 +316,7 @@ struct Undo<'a> {
     dir: &'a ContainerDir,
     paths: Option<&'a kiln_cgroups::Paths>,
     init: Option<OwnedFd>,
+    state: Option<State>,
 }
 
 impl Undo<'_> {
@@ -361,12 +325,13 @@ impl Undo<'_> {
             end(pidfd);
         }
         if let Some(paths) = self.paths {
-            tidy(
-                "remove the cgroup",
-                kiln_cgroups::remove(paths).map_err(Error::from),
-            );
+            tidy("remove the cgroup", kiln_cgroups::remove(paths).map_err(Error::from));
         }
         tidy("remove the state", self.root.remove(self.dir));
+        // runtime.md#lifecycle: an error continues at the last step.
+        if let Some(state) = &self.state {
+            delete::run_poststop(state);
+        }
     }
 }
 
@@ -386,9 +351,7 @@ fn end(pidfd: &OwnedFd) {
 impl Container {
     /// Tells init to execute the workload and waits until it has.
     fn start(&self) -> Result<(), Error> {
-        self.channel
-            .send(&ToInit::Start)
-            .step(|| "start the workload".to_owned())?;
+        self.channel.send(&ToInit::Start).step(|| "start the workload".to_owned())?;
         await_workload(&self.channel)?;
         run_poststart(&self.state)
     }
@@ -417,10 +380,7 @@ impl Container {
 
 /// Waits for init's last word: the end of the channel means that execve(2) has succeeded.
 pub(crate) fn await_workload(channel: &Channel) -> Result<(), Error> {
-    match channel
-        .receive()
-        .step(|| "wait for the workload".to_owned())?
-    {
+    match channel.receive().step(|| "wait for the workload".to_owned())? {
         None | Some(ToRuntime::Started) => Ok(()),
         Some(ToRuntime::Failed(failure)) => Err(failure.into()),
         Some(other) => {
@@ -435,9 +395,5 @@ pub(crate) fn run_poststart(state: &State) -> Result<(), Error> {
         return Ok(());
     }
     let input = state.hook_input(Status::Running);
-    Ok(kiln_hooks::run(
-        Stage::Poststart,
-        state.poststart.as_ref(),
-        &input,
-    )?)
+    Ok(kiln_hooks::run(Stage::Poststart, state.poststart.as_ref(), &input)?)
 }

@@ -25,22 +25,18 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         Err(error) => return Err(error),
     };
     // Without init the runtime has died in `create`: the lock is ours, so none is at work.
-    let status = state
-        .init
-        .as_ref()
-        .map_or(Status::Stopped, |_| dir.status(&state));
+    let status = state.init.as_ref().map_or(Status::Stopped, |_| dir.status(&state));
     if !force && status != Status::Stopped {
         let id = dir.id().to_string();
-        return Err(Error::Status {
-            id,
-            operation: "delete",
-            status,
-        });
-    }
-    if let Some(init) = &state.init {
-        kill::end_init(init)?;
+        return Err(Error::Status { id, operation: "delete", status });
     }
     let cgroup = state.cgroup.as_ref().map(Cgroup::open).transpose()?;
+    if let Some(init) = &state.init {
+        if let (Status::Paused, Some(cgroup)) = (status, &cgroup) {
+            cgroup.kill()?;
+        }
+        kill::end_init(init)?;
+    }
     remove(root, dir, &state, cgroup.as_ref())
 }
 
@@ -60,11 +56,15 @@ pub(crate) fn remove(
         cgroup.remove()?;
     }
     root.remove(dir)?;
-    if let Some(hooks) = &state.poststop {
-        let input = state.hook_input(Status::Stopped);
-        for failure in kiln_hooks::run_all(Stage::Poststop, Some(hooks), &input) {
-            log::warn!("{failure}");
-        }
-    }
+    run_poststop(state);
     Ok(())
+}
+
+/// All of them, whatever becomes of one: runtime.md#lifecycle asks for a warning only.
+pub(crate) fn run_poststop(state: &State) {
+    let Some(hooks) = &state.poststop else { return };
+    let input = state.hook_input(Status::Stopped);
+    for failure in kiln_hooks::run_all(Stage::Poststop, Some(hooks), &input) {
+        log::warn!("{failure}");
+    }
 }

@@ -62,10 +62,7 @@ fn check(index: usize, device: &LinuxDevice) -> Result<Device, Error> {
     let field = |name: &str| format!("linux.devices[{index}].{name}");
     let path: &Path = device.path();
     if !path.is_absolute() || path.file_name().is_none() {
-        return Err(Error::config(
-            field("path"),
-            format!("{} is not absolute", path.display()),
-        ));
+        return Err(Error::config(field("path"), format!("{} is not absolute", path.display())));
     }
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
@@ -110,10 +107,7 @@ mod tests {
         .unwrap();
         let plan = plan(&devices).unwrap();
         assert_eq!(plan.len(), 7);
-        let null = plan
-            .iter()
-            .find(|d| d.path == Path::new("/dev/null"))
-            .unwrap();
+        let null = plan.iter().find(|d| d.path == Path::new("/dev/null")).unwrap();
         assert_eq!((null.mode, null.uid, null.gid), (0o600, 7, 0));
         assert_eq!(plan.last().unwrap().kind, FileType::Fifo);
     }
@@ -121,9 +115,7 @@ mod tests {
     #[test]
     fn wrong_devices_are_named() {
         let problem = |json| {
-            plan(&serde_json::from_str::<Vec<LinuxDevice>>(json).unwrap())
-                .unwrap_err()
-                .to_string()
+            plan(&serde_json::from_str::<Vec<LinuxDevice>>(json).unwrap()).unwrap_err().to_string()
         };
         let relative = r#"[{"path":"dev/x","type":"c","major":1,"minor":3}]"#;
         assert!(problem(relative).starts_with("linux.devices[0].path"));

@@ -25,22 +25,12 @@ impl Failure {
     /// A step that failed with an errno.
     pub fn new(step: impl Into<String>, errno: Errno) -> Self {
         let hint = (errno == Errno::NOSYS).then(|| "the kernel is older than 5.12".to_owned());
-        Self {
-            step: step.into(),
-            errno: Some(errno.raw_os_error()),
-            reason: None,
-            hint,
-        }
+        Self { step: step.into(), errno: Some(errno.raw_os_error()), reason: None, hint }
     }
 
     /// A step that failed for a reason of ours.
     pub fn because(step: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self {
-            step: step.into(),
-            errno: None,
-            reason: Some(reason.into()),
-            hint: None,
-        }
+        Self { step: step.into(), errno: None, reason: Some(reason.into()), hint: None }
     }
 }
 
@@ -149,30 +139,19 @@ pub enum Error {
 impl Error {
     /// `field` is wrong because of `problem`.
     pub fn config(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Config {
-            field: field.into(),
-            problem: problem.into(),
-        }
+        Self::Config { field: field.into(), problem: problem.into() }
     }
 
     /// `path` is wrong because of `problem`.
     pub fn file(path: &Path, problem: impl fmt::Display) -> Self {
-        Self::File {
-            path: path.to_owned(),
-            problem: problem.to_string(),
-        }
+        Self::File { path: path.to_owned(), problem: problem.to_string() }
     }
 
     /// This error as what crosses from init to the runtime.
     pub fn into_failure(self) -> Failure {
         match self {
             Self::Step(failure) => failure,
-            other => Failure {
-                step: other.to_string(),
-                errno: None,
-                reason: None,
-                hint: None,
-            },
+            other => Failure { step: other.to_string(), errno: None, reason: None, hint: None },
         }
     }
 }
@@ -222,10 +201,7 @@ mod tests {
     #[test]
     fn failure_reads_outermost_first() {
         let failure = Failure::new("mount tmpfs on /dev", Errno::PERM);
-        assert_eq!(
-            failure.to_string(),
-            "mount tmpfs on /dev: operation not permitted"
-        );
+        assert_eq!(failure.to_string(), "mount tmpfs on /dev: operation not permitted");
         let json = serde_json::to_string(&failure).unwrap();
         assert_eq!(serde_json::from_str::<Failure>(&json).unwrap(), failure);
     }

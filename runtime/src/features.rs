@@ -16,11 +16,8 @@ const OCI_VERSION_MAX: &str = "1.3.0";
 
 /// Annotations in config.json that change what runs, or with what trust: whoever takes configs
 /// from others should look at them.
-const UNSAFE_ANNOTATIONS: [&str; 3] = [
-    "module.wasm.image/trusted-aot",
-    "module.wasm.image/variant",
-    "run.oci.handler",
-];
+const UNSAFE_ANNOTATIONS: [&str; 3] =
+    ["module.wasm.image/trusted-aot", "module.wasm.image/variant", "run.oci.handler"];
 
 /// In the order of their numbers, as runc has them.
 const CAPABILITIES: [&str; 41] = [
@@ -164,17 +161,9 @@ pub fn features(mount_options: &[&str]) -> Features {
 
 fn linux() -> Linux {
     Linux {
-        namespaces: [
-            "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
-        ],
+        namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
         capabilities: CAPABILITIES.to_vec(),
-        cgroup: Cgroup {
-            v1: true,
-            v2: true,
-            systemd: false,
-            systemd_user: false,
-            rdma: true,
-        },
+        cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
         seccomp: Seccomp {
             enabled: true,
             actions: [
@@ -204,13 +193,8 @@ fn linux() -> Linux {
         apparmor: NO,
         selinux: NO,
         intel_rdt: NO,
-        memory_policy: MemoryPolicy {
-            modes: [],
-            flags: [],
-        },
-        mount_extensions: MountExtensions {
-            idmap: Switch { enabled: true },
-        },
+        memory_policy: MemoryPolicy { modes: [], flags: [] },
+        mount_extensions: MountExtensions { idmap: Switch { enabled: true } },
         net_devices: NO,
     }
 }

@@ -40,10 +40,7 @@ impl FromStr for ContainerId {
         } else {
             return Ok(Self(id.to_owned()));
         };
-        Err(Error::Id {
-            id: id.chars().take(80).collect(),
-            problem,
-        })
+        Err(Error::Id { id: id.chars().take(80).collect(), problem })
     }
 }
 
@@ -56,17 +53,7 @@ mod tests {
         for good in ["a", "web-1", "0_+.-", "a..b"] {
             assert_eq!(good.parse::<ContainerId>().unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "../a",
-            "a b",
-            "ä",
-            "a\0",
-            &"x".repeat(1025),
-        ] {
+        for bad in ["", ".", "..", "a/b", "../a", "a b", "ä", "a\0", &"x".repeat(1025)] {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
     }

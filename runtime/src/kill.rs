@@ -13,29 +13,33 @@ use crate::state::{ContainerDir, Status};
 use crate::sys;
 
 /// How long a process may take to end after SIGKILL: it may have much memory to give back.
-const END_LIMIT: Timespec = Timespec {
-    tv_sec: 10,
-    tv_nsec: 0,
-};
+const END_LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Sends signal `number` to init, or to every process of the container.
 ///
 /// # Errors
 /// The container is neither created nor running (`container not running`).
 pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
-    let state = dir
-        .read()?
-        .ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+    let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
     if let (true, Some(paths)) = (all, &state.cgroup) {
         // Also after init has ended: with a shared pid namespace its children live on.
         return Ok(Cgroup::open(paths)?.signal(number)?);
     }
-    let alive = matches!(dir.status(&state), Status::Created | Status::Running);
+    let status = dir.status(&state);
     let sent = match &state.init {
-        Some(init) if alive => init.signal(number)?,
+        Some(init) if status != Status::Stopped => init.signal(number)?,
         _ => false,
     };
-    if sent { Ok(()) } else { Err(Error::NotRunning) }
+    if !sent {
+        return Err(Error::NotRunning);
+    }
+    match &state.cgroup {
+        // A frozen process of cgroup v1 does not even end.
+        Some(paths) if status == Status::Paused && number == libc::SIGKILL => {
+            Ok(Cgroup::open(paths)?.thaw()?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A signal by number or by name, with or without SIG, in any case; signal(7).
@@ -46,10 +50,7 @@ pub fn parse_signal(text: &str) -> Result<i32, Error> {
     let unknown = || Error::config("signal", format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
         // 0 only checks. 64 is SIGRTMAX.
-        return (0..=64)
-            .contains(&number)
-            .then_some(number)
-            .ok_or_else(unknown);
+        return (0..=64).contains(&number).then_some(number).ok_or_else(unknown);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -67,15 +68,9 @@ pub fn parse_signal(text: &str) -> Result<i32, Error> {
 
 /// `""`, `+3`, `-2` from SIGRTMIN or SIGRTMAX.
 fn real_time(base: i32, offset: &str) -> Option<i32> {
-    let offset = if offset.is_empty() {
-        0
-    } else {
-        offset.parse::<i32>().ok()?
-    };
+    let offset = if offset.is_empty() { 0 } else { offset.parse::<i32>().ok()? };
     let number = base.checked_add(offset)?;
-    (libc::SIGRTMIN()..=libc::SIGRTMAX())
-        .contains(&number)
-        .then_some(number)
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
 }
 
 /// Sends SIGKILL to init and waits on its pidfd until it has ended. One that has ended is fine.
@@ -122,17 +117,7 @@ mod tests {
         ] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
-        for bad in [
-            "",
-            "SIG",
-            "65",
-            "-1",
-            "SIGSIGKILL",
-            "RTMIN+40",
-            "RTMAX+1",
-            "RTMIN+",
-            "9 ",
-        ] {
+        for bad in ["", "SIG", "65", "-1", "SIGSIGKILL", "RTMIN+40", "RTMAX+1", "RTMIN+", "9 "] {
             assert!(parse_signal(bad).is_err(), "{bad:?}");
         }
     }

@@ -20,6 +20,7 @@ pub mod init;
 pub mod kill;
 pub mod mounts;
 pub mod namespaces;
+pub mod passwd;
 pub mod plan;
 pub mod process;
 pub mod rooted;

@@ -191,11 +191,8 @@ impl MountPlan {
             return Err(Error::config(field("destination"), "must not be empty"));
         }
         if !destination.is_absolute() {
-            log::warn!(
-                "{}: {} is not absolute",
-                field("destination"),
-                destination.display()
-            );
+            let problem = format!("mount destination {} is not absolute", destination.display());
+            return Err(Error::config(field("destination"), problem));
         }
         let mut options = Options::default();
         for option in mount.options().iter().flatten() {
@@ -206,17 +203,10 @@ impl MountPlan {
         let source = if options.remount {
             Source::Remount
         } else if options.bind.is_some() || fstype == "bind" {
-            let path = mount
-                .source()
-                .clone()
-                .filter(|path| !path.as_os_str().is_empty());
+            let path = mount.source().clone().filter(|path| !path.as_os_str().is_empty());
             let path = path.ok_or_else(|| Error::config(field("source"), "is needed"))?;
             let recursive = options.bind.unwrap_or(false);
-            Source::Bind {
-                path,
-                recursive,
-                tree: None,
-            }
+            Source::Bind { path, recursive, tree: None }
         } else if matches!(fstype, "cgroup" | "cgroup2") {
             Source::Cgroup
         } else if fstype.is_empty() || fstype == "none" {
@@ -224,17 +214,10 @@ impl MountPlan {
             return Err(Error::config(field("type"), problem));
         } else {
             let (data, flags) = (options.data, options.filesystem);
-            Source::New {
-                fstype: fstype.to_owned(),
-                data,
-                flags,
-            }
+            Source::New { fstype: fstype.to_owned(), data, flags }
         };
         if options.copy_up && fstype != "tmpfs" {
-            return Err(Error::config(
-                field("options"),
-                "tmpcopyup is for tmpfs only",
-            ));
+            return Err(Error::config(field("options"), "tmpcopyup is for tmpfs only"));
         }
         let has_maps = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
         let id_map = if has_maps {
@@ -242,15 +225,10 @@ impl MountPlan {
             let maps = IdMaps::new(&format!("mounts[{index}]"), uids, gids)?;
             Some((IdMapSource::Own(maps), options.id_map.unwrap_or(false)))
         } else {
-            options
-                .id_map
-                .map(|recursive| (IdMapSource::Container, recursive))
+            options.id_map.map(|recursive| (IdMapSource::Container, recursive))
         };
         if id_map.is_some() && !matches!(source, Source::Bind { .. }) {
-            return Err(Error::config(
-                field("uidMappings"),
-                "only bind mounts can be idmapped",
-            ));
+            return Err(Error::config(field("uidMappings"), "only bind mounts can be idmapped"));
         }
         Ok(Self {
             destination: destination.clone(),
@@ -282,21 +260,13 @@ impl MountPlan {
                 Some((maps, *recursive))
             }
         };
-        let Source::Bind {
-            path,
-            recursive,
-            tree,
-        } = &mut self.source
-        else {
+        let Source::Bind { path, recursive, tree } = &mut self.source else {
             return Ok(());
         };
         let mount = clone_tree(path, *recursive)?;
         // The clone is a peer of the host's mount; what the container mounts below it must not
         // appear on the host. Init does the same for all others at once.
-        let slave = MountAttr {
-            propagation: libc::MS_SLAVE,
-            ..MountAttr::default()
-        };
+        let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
         sys::mount_setattr(mount.as_fd(), slave, true, None)
             .step(|| format!("make {} a slave mount", path.display()))?;
         if let Some((maps, recursive)) = id_map {
@@ -336,10 +306,7 @@ pub fn clone_rootfs(plan: &Plan) -> Result<OwnedFd, Error> {
         | OpenTreeFlags::AT_RECURSIVE;
     let tree = rustix::mount::open_tree(&plan.rootfs, "", flags).step(step)?;
     // What is mounted inside must not appear below the host's rootfs.
-    let slave = MountAttr {
-        propagation: libc::MS_SLAVE,
-        ..MountAttr::default()
-    };
+    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
     sys::mount_setattr(tree.as_fd(), slave, true, None).step(step)?;
     Ok(tree)
 }
@@ -428,27 +395,16 @@ mod tests {
         .unwrap();
         let strict = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_STRICTATIME;
         assert_eq!(plan.attr.set, strict);
-        assert_eq!(
-            plan.attr.clear,
-            libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR__ATIME
-        );
-        let Source::New { fstype, data, .. } = plan.source else {
-            panic!()
-        };
+        assert_eq!(plan.attr.clear, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR__ATIME);
+        let Source::New { fstype, data, .. } = plan.source else { panic!() };
         assert_eq!(fstype, "tmpfs");
-        assert_eq!(
-            data,
-            [("size".into(), Some("64k".into())), ("huge".into(), None)]
-        );
+        assert_eq!(data, [("size".into(), Some("64k".into())), ("huge".into(), None)]);
     }
 
     #[test]
     fn wrong_mounts_are_named() {
         let problem = |json| plan(json).unwrap_err().to_string();
-        assert_eq!(
-            problem(r#"{"destination":"/a","type":"bind"}"#),
-            "mounts[2].source: is needed"
-        );
+        assert_eq!(problem(r#"{"destination":"/a","type":"bind"}"#), "mounts[2].source: is needed");
         assert!(problem(r#"{"destination":"/a"}"#).starts_with("mounts[2].type"));
         assert!(problem(r#"{"destination":""}"#).starts_with("mounts[2].destination"));
         assert!(

@@ -1,10 +1,11 @@
 //! linux.namespaces, linux.uidMappings, linux.gidMappings and linux.timeOffsets: which namespaces
 //! a container has, and the one clone3(2) that puts its init in them.
 //!
-//! One process suffices for all of them. What a process cannot do for itself the runtime does
+//! One process suffices for nearly all of them. What a process cannot do for itself the runtime does
 //! around the clone: it joins a pid namespace for its children (setns(2)), opens a time namespace
 //! and writes its offsets, and, because a process in a new user namespace may no longer join what
 //! belongs to another one, joins the other namespaces first; afterwards it returns to its own.
+//! Only a new pid namespace in a joined user namespace takes a second, short-lived process.
 //!
 //! Everything else is left to init ([`Namespaces::enter`]): it makes its network namespace (the
 //! slowest, about 1 ms) while the runtime makes the cgroups on the other core.
@@ -20,7 +21,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
-use crate::error::{Error, Step};
+use crate::channel::Channel;
+use crate::error::{Error, Failure, Step};
 use crate::sys::{self, Cloned};
 
 /// One kind of namespace.
@@ -41,40 +43,16 @@ const KINDS: [Kind; 8] = {
     use LinkNameSpaceType as L;
     use LinuxNamespaceType as T;
     const fn kind(typ: T, name: &'static str, file: &'static str, flag: i32, link: L) -> Kind {
-        Kind {
-            typ,
-            name,
-            file,
-            flag,
-            link,
-        }
+        Kind { typ, name, file, flag, link }
     }
     [
         kind(T::User, "user", "user", libc::CLONE_NEWUSER, L::User),
         kind(T::Pid, "pid", "pid", libc::CLONE_NEWPID, L::ProcessID),
         kind(T::Time, "time", "time", libc::CLONE_NEWTIME, L::Time),
         kind(T::Network, "network", "net", libc::CLONE_NEWNET, L::Network),
-        kind(
-            T::Ipc,
-            "ipc",
-            "ipc",
-            libc::CLONE_NEWIPC,
-            L::InterProcessCommunication,
-        ),
-        kind(
-            T::Uts,
-            "uts",
-            "uts",
-            libc::CLONE_NEWUTS,
-            L::HostNameAndNISDomainName,
-        ),
-        kind(
-            T::Cgroup,
-            "cgroup",
-            "cgroup",
-            libc::CLONE_NEWCGROUP,
-            L::ControlGroup,
-        ),
+        kind(T::Ipc, "ipc", "ipc", libc::CLONE_NEWIPC, L::InterProcessCommunication),
+        kind(T::Uts, "uts", "uts", libc::CLONE_NEWUTS, L::HostNameAndNISDomainName),
+        kind(T::Cgroup, "cgroup", "cgroup", libc::CLONE_NEWCGROUP, L::ControlGroup),
         kind(T::Mount, "mount", "mnt", libc::CLONE_NEWNS, L::Mount),
     ]
 };
@@ -104,19 +82,13 @@ impl IdMaps {
             let mut text = String::new();
             for (index, map) in mappings.iter().enumerate() {
                 if map.size() == 0 {
-                    return Err(Error::config(
-                        format!("{field}[{index}].size"),
-                        "must not be 0",
-                    ));
+                    return Err(Error::config(format!("{field}[{index}].size"), "must not be 0"));
                 }
                 text += &format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
             }
             Ok(text)
         };
-        Ok(Self {
-            uid_map: map("uidMappings", uids)?,
-            gid_map: map("gidMappings", gids)?,
-        })
+        Ok(Self { uid_map: map("uidMappings", uids)?, gid_map: map("gidMappings", gids)? })
     }
 
     /// Writes the maps of the user namespace that process `pid` has just been made with:
@@ -188,19 +160,13 @@ impl Namespaces {
         let listed = linux.namespaces().as_deref().unwrap_or_default();
         let (mut new, mut joined) = (0, Vec::new());
         for kind in KINDS {
-            let mut of_kind = listed
-                .iter()
-                .enumerate()
-                .filter(|(_, ns)| ns.typ() == kind.typ);
+            let mut of_kind = listed.iter().enumerate().filter(|(_, ns)| ns.typ() == kind.typ);
             let Some((index, namespace)) = of_kind.next() else {
                 continue;
             };
             if let Some((index, _)) = of_kind.next() {
                 let field = format!("linux.namespaces[{index}].type");
-                return Err(Error::config(
-                    field,
-                    format!("{} stands there twice", kind.name),
-                ));
+                return Err(Error::config(field, format!("{} stands there twice", kind.name)));
             }
             match given_path(namespace) {
                 None => new |= kind.flag,
@@ -210,24 +176,13 @@ impl Namespaces {
         let has = |flag| new & flag != 0;
         if !has(libc::CLONE_NEWNS) && !joined.iter().any(|j| j.kind.flag == libc::CLONE_NEWNS) {
             // Without one, the container's mounts would be the host's.
-            return Err(Error::config(
-                "linux.namespaces",
-                "a mount namespace is needed",
-            ));
+            return Err(Error::config("linux.namespaces", "a mount namespace is needed"));
         }
         let (uids, gids) = (linux.uid_mappings().as_ref(), linux.gid_mappings().as_ref());
-        let maps = if has(libc::CLONE_NEWUSER) {
-            Some(IdMaps::new("linux", uids, gids)?)
-        } else {
-            None
-        };
+        let maps =
+            if has(libc::CLONE_NEWUSER) { Some(IdMaps::new("linux", uids, gids)?) } else { None };
         let time_offsets = time_offsets(linux.time_offsets().as_ref(), has(libc::CLONE_NEWTIME))?;
-        Ok(Self {
-            new,
-            joined,
-            maps,
-            time_offsets,
-        })
+        Ok(Self { new, joined, maps, time_offsets })
     }
 
     /// Whether a new namespace of this kind (CLONE_NEW*) is made.
@@ -253,6 +208,13 @@ impl Namespaces {
             || self.makes(libc::CLONE_NEWUSER)
     }
 
+    /// The user namespace that must be joined before the clone, because the pid namespace that the
+    /// clone makes is to belong to it: procfs can be mounted only by its owner's root.
+    fn joined_before_clone(&self) -> Option<&Join> {
+        let user = self.joined.iter().find(|join| join.kind.flag == libc::CLONE_NEWUSER);
+        user.filter(|_| self.makes(libc::CLONE_NEWPID))
+    }
+
     /// Forks init: clone3(2) with the pid and user namespace. The runtime is back in its own
     /// namespaces when this returns.
     ///
@@ -262,7 +224,10 @@ impl Namespaces {
         let mut away = Vec::new();
         let cloned = self.leave(&mut away).and_then(|()| {
             let flags = self.new & (libc::CLONE_NEWPID | libc::CLONE_NEWUSER);
-            sys::clone3(flags as u64, cgroup).step(|| "clone the container's init".to_owned())
+            match self.joined_before_clone() {
+                Some(user) => clone_inside(user, flags, cgroup),
+                None => sys::clone3(flags as u64, cgroup).step(clone_step),
+            }
         });
         if matches!(cloned, Ok(Cloned::Child)) {
             return cloned;
@@ -285,11 +250,7 @@ impl Namespaces {
             let path = format!("/proc/self/ns/{}", kind.file);
             open_namespace(Path::new(&path)).step(|| format!("open {path}"))
         };
-        for join in self
-            .joined
-            .iter()
-            .filter(|join| self.joined_by_runtime(join))
-        {
+        for join in self.joined.iter().filter(|join| self.joined_by_runtime(join)) {
             away.push((join.kind, own(join.kind)?));
             join.enter()?;
         }
@@ -317,14 +278,11 @@ impl Namespaces {
             mapped()?;
             become_root()?;
         }
-        for join in self
-            .joined
-            .iter()
-            .filter(|join| !self.joined_by_runtime(join))
-        {
-            join.enter()?;
-            if join.kind.flag == libc::CLONE_NEWUSER {
-                become_root()?;
+        for join in self.joined.iter().filter(|join| !self.joined_by_runtime(join)) {
+            match join.kind.flag == libc::CLONE_NEWUSER {
+                true if self.joined_before_clone().is_some() => {}
+                true => join.enter_as_root()?,
+                false => join.enter()?,
             }
         }
         let later =
@@ -345,18 +303,17 @@ impl Join {
     fn open(kind: Kind, index: usize, path: &Path) -> Result<Self, Error> {
         let field = || format!("linux.namespaces[{index}].path");
         if !path.is_absolute() {
-            return Err(Error::config(
-                field(),
-                format!("{} is not absolute", path.display()),
-            ));
+            return Err(Error::config(field(), format!("{} is not absolute", path.display())));
         }
         let namespace =
             open_namespace(path).step(|| format!("{}: open {}", field(), path.display()))?;
-        Ok(Self {
-            kind,
-            namespace,
-            path: path.display().to_string(),
-        })
+        Ok(Self { kind, namespace, path: path.display().to_string() })
+    }
+
+    /// A user namespace: joins it and becomes its root.
+    fn enter_as_root(&self) -> Result<(), Error> {
+        self.enter()?;
+        become_root()
     }
 
     fn enter(&self) -> Result<(), Error> {
@@ -366,12 +323,44 @@ impl Join {
     }
 }
 
+fn clone_step() -> String {
+    "clone the container's init".to_owned()
+}
+
+/// Forks init from a process that has joined the user namespace `user`. The runtime itself cannot
+/// join it: it could not return. With CLONE_PARENT init is the runtime's child all the same.
+fn clone_inside(user: &Join, flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Error> {
+    let (ours, theirs) = Channel::pair()?;
+    let (_, helper) = match sys::clone3(0, cgroup).step(clone_step)? {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => {
+            let cloned = user.enter_as_root().and_then(|()| {
+                sys::clone3(flags as u64 | libc::CLONE_PARENT as u64, None).step(clone_step)
+            });
+            let answer = match cloned {
+                Ok(Cloned::Child) => return Ok(Cloned::Child),
+                Ok(Cloned::Parent { pid, .. }) => Ok(pid),
+                Err(error) => Err(error.into_failure()),
+            };
+            let _ = theirs.send(&answer);
+            sys::exit_now(0)
+        }
+    };
+    drop(theirs);
+    let answer: Option<Result<i32, Failure>> = ours.receive().step(clone_step)?;
+    let id = rustix::process::WaitId::PidFd(helper.as_fd());
+    let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
+    let pid = answer.ok_or_else(|| Failure::because(clone_step(), "its parent ended"))??;
+    // Our child, not reaped: the pid is its.
+    let raw = rustix::process::Pid::from_raw(pid);
+    let raw = raw.ok_or_else(|| Failure::because(clone_step(), "no pid"))?;
+    let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty());
+    Ok(Cloned::Parent { pid, pidfd: pidfd.step(clone_step)? })
+}
+
 fn given_path(namespace: &LinuxNamespace) -> Option<&Path> {
     // runc takes an empty path for no path.
-    namespace
-        .path()
-        .as_deref()
-        .filter(|path| !path.as_os_str().is_empty())
+    namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
 fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
@@ -404,10 +393,7 @@ fn time_offsets(
     for (clock, offset) in offsets.into_iter().flatten() {
         if !matches!(clock.as_str(), "monotonic" | "boottime") {
             let field = format!("linux.timeOffsets.{clock}");
-            return Err(Error::config(
-                field,
-                "only monotonic and boottime have an offset",
-            ));
+            return Err(Error::config(field, "only monotonic and boottime have an offset"));
         }
         let (secs, nanosecs) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
         text += &format!("{clock} {secs} {nanosecs}\n");
@@ -463,22 +449,10 @@ mod tests {
                 {"containerID":1,"hostID":100000,"size":65536}],
                 "gidMappings":[{"containerID":0,"hostID":7,"size":0}]}"#,
         );
-        let error = IdMaps::new(
-            "linux",
-            maps.uid_mappings().as_ref(),
-            maps.gid_mappings().as_ref(),
-        );
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .starts_with("linux.gidMappings[0].size")
-        );
-        let maps = IdMaps::new(
-            "m",
-            maps.uid_mappings().as_ref(),
-            maps.uid_mappings().as_ref(),
-        );
+        let error =
+            IdMaps::new("linux", maps.uid_mappings().as_ref(), maps.gid_mappings().as_ref());
+        assert!(error.unwrap_err().to_string().starts_with("linux.gidMappings[0].size"));
+        let maps = IdMaps::new("m", maps.uid_mappings().as_ref(), maps.uid_mappings().as_ref());
         assert_eq!(maps.unwrap().uid_map, "0 1000 1\n1 100000 65536\n");
     }
 }

@@ -107,13 +107,7 @@ pub struct Capabilities {
 impl Default for Capabilities {
     fn default() -> Self {
         let none = CapabilitySet::empty();
-        Self {
-            bounding: none,
-            effective: none,
-            permitted: none,
-            inheritable: none,
-            ambient: none,
-        }
+        Self { bounding: none, effective: none, permitted: none, inheritable: none, ambient: none }
     }
 }
 
@@ -126,10 +120,8 @@ impl Plan {
         let spec = &bundle.spec;
         check_version(spec)?;
         let linux = spec.linux().clone().unwrap_or_default();
-        let process = spec
-            .process()
-            .as_ref()
-            .ok_or_else(|| Error::config("process", "is needed"))?;
+        let process =
+            spec.process().as_ref().ok_or_else(|| Error::config("process", "is needed"))?;
         refuse_unsupported(process, &linux)?;
         let namespaces = Namespaces::new(&linux)?;
         let hostname = named(&namespaces, "hostname", spec.hostname())?;
@@ -146,10 +138,7 @@ impl Plan {
         let rootfs_propagation = match linux.rootfs_propagation().as_deref() {
             None | Some("") => None,
             Some(word) => Some(mounts::propagation(word).ok_or_else(|| {
-                Error::config(
-                    "linux.rootfsPropagation",
-                    format!("{word:?} is not a propagation"),
-                )
+                Error::config("linux.rootfsPropagation", format!("{word:?} is not a propagation"))
             })?),
         };
         let rootfs_path = bundle.rootfs()?;
@@ -169,11 +158,7 @@ impl Plan {
             namespaces,
             rootfs,
             rootfs_path,
-            rootfs_readonly: spec
-                .root()
-                .as_ref()
-                .and_then(|r| r.readonly())
-                .unwrap_or(false),
+            rootfs_readonly: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             rootfs_propagation,
             mounts,
             devices,
@@ -207,10 +192,7 @@ impl ProcessPlan {
         for (field, id) in [("uid", user.uid()), ("gid", user.gid())] {
             // (uid_t)-1 means "leave it" to setresuid(2): the process would stay root.
             if id == u32::MAX {
-                return Err(Error::config(
-                    format!("process.user.{field}"),
-                    "is not an id",
-                ));
+                return Err(Error::config(format!("process.user.{field}"), "is not an id"));
             }
         }
         let plan = Self {
@@ -239,10 +221,7 @@ impl ProcessPlan {
             }),
         };
         plan.c_strings()?;
-        if let Some(score) = plan
-            .oom_score_adj
-            .filter(|score| !(-1000..=1000).contains(score))
-        {
+        if let Some(score) = plan.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
             let problem = format!("{score} is not between -1000 and 1000");
             return Err(Error::config("process.oomScoreAdj", problem));
         }
@@ -261,40 +240,26 @@ impl ProcessPlan {
             });
             Ok::<_, Error>(CStringArray::new(strings.collect::<Result<_, _>>()?))
         };
-        Ok((
-            convert("process.args", &self.args)?,
-            convert("process.env", &self.env)?,
-        ))
+        Ok((convert("process.args", &self.args)?, convert("process.env", &self.env)?))
     }
 
     /// The value of a variable in `env`.
     pub fn variable(&self, name: &str) -> Option<&str> {
-        self.env
-            .iter()
-            .rev()
-            .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+        self.env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
     }
 }
 
 /// ociVersion: SemVer; kiln implements 1.x.
 fn check_version(spec: &Spec) -> Result<(), Error> {
     let version = spec.version();
-    let mut numbers = version
-        .split(['-', '+'])
-        .next()
-        .unwrap_or_default()
-        .split('.');
+    let mut numbers = version.split(['-', '+']).next().unwrap_or_default().split('.');
     let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
     match (number(), number(), number()) {
         (Some(1), Some(_), Some(_)) => Ok(()),
-        (Some(_), Some(_), Some(_)) => Err(Error::config(
-            "ociVersion",
-            format!("{version} is not supported, 1.x is"),
-        )),
-        _ => Err(Error::config(
-            "ociVersion",
-            format!("{version:?} is not a version"),
-        )),
+        (Some(_), Some(_), Some(_)) => {
+            Err(Error::config("ociVersion", format!("{version} is not supported, 1.x is")))
+        }
+        _ => Err(Error::config("ociVersion", format!("{version:?} is not a version"))),
     }
 }
 
@@ -309,10 +274,7 @@ fn refuse_unsupported(process: &Process, linux: &Linux) -> Result<(), Error> {
         ("linux.mountLabel", given(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        (
-            "linux.netDevices",
-            linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()),
-        ),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
     ];
     match unsupported.iter().find(|(_, asked)| *asked) {
         Some((field, _)) => Err(Error::config(*field, "is not supported yet")),
@@ -328,10 +290,9 @@ fn named(
 ) -> Result<Option<String>, Error> {
     let name = name.clone().filter(|name| !name.is_empty());
     match &name {
-        Some(_) if !namespaces.has(libc::CLONE_NEWUTS) => Err(Error::config(
-            field,
-            "needs a uts namespace in linux.namespaces",
-        )),
+        Some(_) if !namespaces.has(libc::CLONE_NEWUTS) => {
+            Err(Error::config(field, "needs a uts namespace in linux.namespaces"))
+        }
         Some(name) if name.len() > 64 => Err(Error::config(field, "is longer than 64 bytes")),
         _ => Ok(name),
     }
@@ -340,16 +301,8 @@ fn named(
 /// sysctl(8) keys as paths below /proc/sys, only those that belong to a namespace of the
 /// container's: the others are the host's.
 fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(PathBuf, String)>, Error> {
-    const IPC: [&str; 8] = [
-        "msgmax",
-        "msgmnb",
-        "msgmni",
-        "sem",
-        "shmall",
-        "shmmax",
-        "shmmni",
-        "shm_rmid_forced",
-    ];
+    const IPC: [&str; 8] =
+        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
     let mut plan = Vec::new();
     for (key, value) in linux.sysctl().iter().flatten() {
         let field = format!("linux.sysctl.{key}");
@@ -377,10 +330,7 @@ fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(PathBuf, String
             (Some("kernel"), Some(name)) if IPC.contains(&name) => ("ipc", libc::CLONE_NEWIPC),
             (Some("user"), _) => ("user", libc::CLONE_NEWUSER),
             _ => {
-                return Err(Error::config(
-                    field,
-                    "is not namespaced: it would be the host's",
-                ));
+                return Err(Error::config(field, "is not namespaced: it would be the host's"));
             }
         };
         if !namespaces.has(flag) {
@@ -410,8 +360,7 @@ fn capabilities(config: &oci_spec::runtime::LinuxCapabilities) -> Capabilities {
         let bits = capabilities.iter().flatten().map(|capability| {
             // oci-spec and caps name them alike; caps knows their numbers.
             let name = format!("CAP_{capability}");
-            name.parse::<caps::Capability>()
-                .map_or(0, |capability| 1_u64 << capability.index())
+            name.parse::<caps::Capability>().map_or(0, |capability| 1_u64 << capability.index())
         });
         CapabilitySet::from_bits_retain(bits.fold(0, |all, bit| all | bit))
     };
@@ -453,17 +402,14 @@ fn rlimits(process: &Process) -> Result<Vec<(Resource, Rlimit)>, Error> {
         };
         if plan.iter().any(|(other, _)| *other == resource) {
             let field = format!("process.rlimits[{index}].type");
-            return Err(Error::config(field, "stands there twice"));
+            return Err(Error::config(field, format!("{} stands there twice", limit.typ())));
         }
         if limit.soft() > limit.hard() {
             let field = format!("process.rlimits[{index}].soft");
             return Err(Error::config(field, "is greater than hard"));
         }
         let value = |n: u64| (n != libc::RLIM_INFINITY).then_some(n);
-        let limit = Rlimit {
-            current: value(limit.soft()),
-            maximum: value(limit.hard()),
-        };
+        let limit = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
         plan.push((resource, limit));
     }
     Ok(plan)
@@ -485,26 +431,15 @@ mod tests {
     #[test]
     fn wrong_processes_are_named() {
         assert_eq!(problem(r#""args":[]"#), "process.args: must not be empty");
-        assert_eq!(
-            problem(r#""args":["a","b\u0000"]"#),
-            "process.args[1]: has a NUL byte"
-        );
+        assert_eq!(problem(r#""args":["a","b\u0000"]"#), "process.args[1]: has a NUL byte");
         assert!(problem(r#""args":["a"],"oomScoreAdj":1001"#).starts_with("process.oomScoreAdj"));
         let twice = r#""args":["a"],"rlimits":[{"type":"RLIMIT_CPU","hard":1,"soft":1},
             {"type":"RLIMIT_CPU","hard":1,"soft":1}]"#;
         assert!(problem(twice).starts_with("process.rlimits[1].type"));
         let root = r#"{"user":{"uid":4294967295,"gid":0},"cwd":"/","args":["a"]}"#;
-        assert!(
-            process(root)
-                .unwrap_err()
-                .to_string()
-                .starts_with("process.user.uid")
-        );
+        assert!(process(root).unwrap_err().to_string().starts_with("process.user.uid"));
         let cwd = r#"{"user":{"uid":0,"gid":0},"cwd":"tmp","args":["a"]}"#;
-        assert_eq!(
-            process(cwd).unwrap_err().to_string(),
-            "process.cwd: \"tmp\" is not absolute"
-        );
+        assert_eq!(process(cwd).unwrap_err().to_string(), "process.cwd: \"tmp\" is not absolute");
     }
 
     #[test]
@@ -517,10 +452,7 @@ mod tests {
         .unwrap();
         let sets = plan.capabilities;
         assert_eq!(sets.bounding.bits(), 1 | 1 << 40);
-        assert_eq!(
-            (sets.permitted.bits(), sets.ambient.bits()),
-            (1 << 5, 1 << 5)
-        );
+        assert_eq!((sets.permitted.bits(), sets.ambient.bits()), (1 << 5, 1 << 5));
         assert_eq!(sets.effective.bits(), 0);
     }
 
@@ -561,13 +493,7 @@ mod tests {
             check(good).unwrap();
         }
         for bad in ["", "2.0.0", "0.9.0", "1", "1.x.0", "latest"] {
-            assert!(
-                check(bad)
-                    .unwrap_err()
-                    .to_string()
-                    .starts_with("ociVersion"),
-                "{bad}"
-            );
+            assert!(check(bad).unwrap_err().to_string().starts_with("ociVersion"), "{bad}");
         }
     }
 }

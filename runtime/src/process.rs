@@ -62,9 +62,7 @@ impl Process {
         };
         match sys::pidfd_send_signal(pidfd.as_fd(), number) {
             Err(Errno::SRCH) => Ok(false),
-            sent => sent
-                .step(|| format!("send signal {number} to {}", self.pid))
-                .map(|()| true),
+            sent => sent.step(|| format!("send signal {number} to {}", self.pid)).map(|()| true),
         }
     }
 }
@@ -93,10 +91,7 @@ mod tests {
         let own = Process::of(std::process::id() as i32).unwrap();
         assert!(own.is_alive());
         assert!(own.pidfd().unwrap().is_some());
-        let other = Process {
-            start_ticks: own.start_ticks + 1,
-            ..own
-        };
+        let other = Process { start_ticks: own.start_ticks + 1, ..own };
         assert!(!other.is_alive());
         assert!(!other.signal(0).unwrap());
     }

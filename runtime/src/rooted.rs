@@ -52,11 +52,7 @@ impl<'a> Rooted<'a> {
         mode: Mode,
         resolve: ResolveFlags,
     ) -> Result<OwnedFd, Errno> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let mut tries = 0;
         loop {
@@ -171,12 +167,7 @@ fn components(path: &Path) -> Vec<std::ffi::OsString> {
 
 /// Opens `name` in `dir` (O_PATH) itself, even if it is a symlink.
 fn open_no_follow(dir: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(
-        dir,
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+    rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 #[cfg(test)]
@@ -217,32 +208,17 @@ mod tests {
         let rooted = Rooted::new(&fd);
         rooted.make_dirs(Path::new("/absolute/d")).unwrap();
         rooted.make_dirs(Path::new("/relative/d")).unwrap();
-        assert_eq!(
-            rooted.make_dirs(Path::new("/loop/d")).unwrap_err(),
-            Errno::LOOP
-        );
+        assert_eq!(rooted.make_dirs(Path::new("/loop/d")).unwrap_err(), Errno::LOOP);
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         assert!(root.join("outside/d").is_dir());
-        assert!(
-            root.join(outside.strip_prefix("/").unwrap())
-                .join("d")
-                .is_dir()
-        );
+        assert!(root.join(outside.strip_prefix("/").unwrap()).join("d").is_dir());
     }
 
     #[test]
     fn magic_links_are_refused() {
         let root = rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap();
         let path = Path::new("/proc/self/exe");
-        assert_eq!(
-            Rooted::new(&root).open(path, OFlags::PATH).unwrap_err(),
-            Errno::LOOP
-        );
-        assert_eq!(
-            Rooted::new(&root)
-                .open_real(path, OFlags::PATH)
-                .unwrap_err(),
-            Errno::LOOP
-        );
+        assert_eq!(Rooted::new(&root).open(path, OFlags::PATH).unwrap_err(), Errno::LOOP);
+        assert_eq!(Rooted::new(&root).open_real(path, OFlags::PATH).unwrap_err(), Errno::LOOP);
     }
 }

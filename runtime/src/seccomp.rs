@@ -95,10 +95,7 @@ pub fn filter(seccomp: &LinuxSeccomp, cache: Option<&Cache>) -> Result<Filter, E
     let plan = Plan::new(seccomp)?;
     let flags = plan.flags;
     let Some(cache) = cache else {
-        return Ok(Filter {
-            program: compile::compile(&plan)?,
-            flags,
-        });
+        return Ok(Filter { program: compile::compile(&plan)?, flags });
     };
     let key = Key::of(&plan);
     if let Some(program) = cache.load(&key) {
@@ -123,15 +120,10 @@ const WAIT_KILLABLE: &str = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
 pub fn supported_flags() -> Vec<&'static str> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse::<u32>);
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
     let new = (next(), next()) >= (5, 19);
-    FLAGS
-        .into_iter()
-        .filter(|flag| new || *flag != WAIT_KILLABLE)
-        .collect()
+    FLAGS.into_iter().filter(|flag| new || *flag != WAIT_KILLABLE).collect()
 }
 
 /// The architectures that a section may name and this libseccomp knows.
@@ -168,9 +160,7 @@ pub fn architectures() -> Vec<Arch> {
 
 /// The version of libseccomp in use, such as `2.5.4`.
 pub fn library_version() -> Option<String> {
-    ScmpVersion::current()
-        .ok()
-        .map(|version| version.to_string())
+    ScmpVersion::current().ok().map(|version| version.to_string())
 }
 
 #[cfg(test)]

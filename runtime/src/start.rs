@@ -14,14 +14,8 @@ use crate::state::{ContainerDir, START_SOCKET, State, Status};
 /// then.
 pub fn start(dir: &ContainerDir) -> Result<(), Error> {
     dir.lock()?;
-    let state = dir
-        .read()?
-        .ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
-    let refused = |status| Error::Status {
-        id: dir.id().to_string(),
-        operation: "start",
-        status,
-    };
+    let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+    let refused = |status| Error::Status { id: dir.id().to_string(), operation: "start", status };
     match dir.status(&state) {
         Status::Created => {}
         status => return Err(refused(status)),

@@ -39,6 +39,8 @@ pub enum Status {
     Created,
     /// The workload runs.
     Running,
+    /// The workload is frozen (not in the runtime-spec; runc's and crun's).
+    Paused,
     /// Init has ended.
     Stopped,
 }
@@ -49,6 +51,7 @@ impl std::fmt::Display for Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -103,7 +106,7 @@ pub struct StateDocument {
     /// The config's annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Name of the user who created it; empty for root, as runc prints it.
+    /// Name of the user who created it: in lists only, as runc has it.
     pub owner: String,
 }
 
@@ -124,6 +127,11 @@ impl State {
             annotations: self.annotations.clone(),
             owner: String::new(),
         }
+    }
+
+    /// Whether its cgroup is frozen, as far as that can be told.
+    fn is_frozen(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|paths| kiln_cgroups::is_frozen(paths).unwrap_or(false))
     }
 
     /// The document as hooks get it on stdin.
@@ -174,18 +182,12 @@ impl StateRoot {
         };
         let stat = rustix::fs::fstat(&dir).step(|| "stat the state root".to_owned())?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(Error::file(
-                path,
-                format!("belongs to uid {}, not to us", stat.st_uid),
-            ));
+            return Err(Error::file(path, format!("belongs to uid {}, not to us", stat.st_uid)));
         }
         if stat.st_mode & 0o022 != 0 {
             return Err(Error::file(path, "is writable by others"));
         }
-        Ok(Some(Self {
-            path: path.to_owned(),
-            dir,
-        }))
+        Ok(Some(Self { path: path.to_owned(), dir }))
     }
 
     /// Makes the directory of a new container and locks it. Of many at once, one succeeds.
@@ -210,10 +212,7 @@ impl StateRoot {
     pub fn find(&self, id: &ContainerId) -> Result<ContainerDir, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.dir, id.as_str(), flags, Mode::empty()) {
-            Ok(dir) => Ok(ContainerDir {
-                id: id.clone(),
-                dir,
-            }),
+            Ok(dir) => Ok(ContainerDir { id: id.clone(), dir }),
             Err(Errno::NOENT) => Err(Error::NotFound(id.to_string())),
             Err(errno) => Err(errno).step(|| format!("open {}", self.join(id).display())),
         }
@@ -306,9 +305,7 @@ impl ContainerDir {
     /// The file cannot be written; the old one stays.
     pub fn write(&self, state: &State) -> Result<(), Error> {
         let step = || format!("write the state of container {}", self.id);
-        let json = serde_json::to_vec(state)
-            .map_err(std::io::Error::from)
-            .step(step)?;
+        let json = serde_json::to_vec(state).map_err(std::io::Error::from).step(step)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&self.dir, STATE_TEMPORARY, flags | OFlags::CLOEXEC, mode)
@@ -340,11 +337,7 @@ impl ContainerDir {
     /// The status of the container whose state is `state`, as of now.
     pub fn status(&self, state: &State) -> Status {
         let Some(init) = &state.init else {
-            return if self.is_locked() {
-                Status::Creating
-            } else {
-                Status::Stopped
-            };
+            return if self.is_locked() { Status::Creating } else { Status::Stopped };
         };
         if !init.is_alive() {
             return Status::Stopped;
@@ -352,6 +345,7 @@ impl ContainerDir {
         // `start` removes the socket when it asks init to go on.
         match rustix::fs::statat(&self.dir, START_SOCKET, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Status::Created,
+            Err(_) if state.is_frozen() => Status::Paused,
             Err(_) => Status::Running,
         }
     }
@@ -410,15 +404,9 @@ mod tests {
         assert!(matches!(root.make(&id), Err(Error::Exists(_))));
         container.write(&state("web")).unwrap();
         let other = root.find(&id).unwrap();
-        assert_eq!(
-            other.status(&other.read().unwrap().unwrap()),
-            Status::Creating
-        );
+        assert_eq!(other.status(&other.read().unwrap().unwrap()), Status::Creating);
         container.unlock();
-        assert_eq!(
-            other.status(&other.read().unwrap().unwrap()),
-            Status::Stopped
-        );
+        assert_eq!(other.status(&other.read().unwrap().unwrap()), Status::Stopped);
         assert_eq!(root.ids().unwrap(), [id.clone()]);
         root.remove(&container).unwrap();
         root.remove(&container).unwrap();
@@ -432,13 +420,7 @@ mod tests {
         let container = root.make(&"c".parse().unwrap()).unwrap();
         assert!(container.read().unwrap().is_none());
         std::fs::write(dir.path().join("c/state.json"), "{").unwrap();
-        assert!(
-            container
-                .read()
-                .unwrap_err()
-                .to_string()
-                .contains("damaged")
-        );
+        assert!(container.read().unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]

@@ -14,9 +14,7 @@ use rustix::io::Errno;
 
 fn result(value: c_long) -> Result<c_long, Errno> {
     if value == -1 {
-        let errno = std::io::Error::last_os_error()
-            .raw_os_error()
-            .unwrap_or(libc::EIO);
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
         return Err(Errno::from_raw_os_error(errno));
     }
     Ok(value)
@@ -42,7 +40,7 @@ pub enum Cloned {
 /// Creates a process in new namespaces, and on cgroup v2 straight in its cgroup: clone3(2), as
 /// fork(2) does, without sharing memory.
 ///
-/// `namespaces` holds CLONE_NEW* bits. Needs Linux 5.7 (CLONE_INTO_CGROUP), 5.3 without `cgroup`.
+/// `namespaces` holds CLONE_NEW* bits, and CLONE_PARENT to make a sibling. Needs Linux 5.7 (CLONE_INTO_CGROUP), 5.3 without `cgroup`.
 ///
 /// # Errors
 /// Those of clone3(2).
@@ -51,7 +49,10 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned,
     // SAFETY: clone_args is plain data for which all zeroes is a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces | libc::CLONE_PIDFD as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // With CLONE_PARENT the kernel takes over the signal that the caller was made with.
+    if namespaces & libc::CLONE_PARENT as u64 == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
@@ -61,21 +62,14 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned,
     // runtime has a single thread until the workload (a rule of this crate), so the child finds
     // every lock and the allocator in a consistent state.
     let pid = result(unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            ptr::from_mut(&mut args),
-            size_of::<libc::clone_args>(),
-        )
+        libc::syscall(libc::SYS_clone3, ptr::from_mut(&mut args), size_of::<libc::clone_args>())
     })?;
     if pid == 0 {
         return Ok(Cloned::Child);
     }
     // SAFETY: the kernel stored a new descriptor, which nobody else owns, before it returned.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Cloned::Parent {
-        pid: pid as i32,
-        pidfd,
-    })
+    Ok(Cloned::Parent { pid: pid as i32, pidfd })
 }
 
 /// Ends the process without running destructors or exit handlers: _exit(2).
@@ -108,12 +102,7 @@ pub fn mount_setattr(
     userns: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
     let attr = libc::mount_attr {
-        attr_set: attr.set
-            | if userns.is_some() {
-                libc::MOUNT_ATTR_IDMAP
-            } else {
-                0
-            },
+        attr_set: attr.set | if userns.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 },
         attr_clr: attr.clear,
         propagation: attr.propagation,
         userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
@@ -143,15 +132,8 @@ pub struct CStringArray {
 impl CStringArray {
     /// Takes ownership of the strings.
     pub fn new(strings: Vec<CString>) -> Self {
-        let pointers = strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([ptr::null()])
-            .collect();
-        Self {
-            _strings: strings,
-            pointers,
-        }
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+        Self { _strings: strings, pointers }
     }
 }
 
@@ -201,10 +183,7 @@ pub fn seccomp_set_filter(
     flags: u32,
 ) -> Result<Option<OwnedFd>, Errno> {
     let len = program.len().try_into().map_err(|_| Errno::INVAL)?;
-    let program = libc::sock_fprog {
-        len,
-        filter: program.as_ptr().cast_mut(),
-    };
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: `program` describes a slice that outlives the call; the kernel only reads it.
     let value = result(unsafe {
         libc::syscall(
@@ -353,16 +332,12 @@ pub fn block_signals() {
     unsafe { libc::sigprocmask(libc::SIG_BLOCK, &full_set(), ptr::null_mut()) };
 }
 
-/// Unblocks every signal and gives each its default action, as a new program expects them. The
-/// caller's blocked and ignored signals (Rust's start-up ignores SIGPIPE) are not inherited.
+/// Unblocks every signal and stops ignoring SIGPIPE, which Rust's start-up has begun: a new
+/// program gets what the caller of this one had. (Handlers end with execve(2).)
 pub fn reset_signals() {
-    // SAFETY: sigaction and the set are initialised plain data; SIG_DFL needs no handler.
+    // SAFETY: SIG_DFL needs no handler; the set is initialised.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
-        for number in 1..=libc::SIGRTMAX() {
-            libc::sigaction(number, &action, ptr::null_mut());
-        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::sigprocmask(libc::SIG_UNBLOCK, &full_set(), ptr::null_mut());
     }
 }

@@ -78,10 +78,7 @@ pub fn rootless(spec: &mut Spec, uid: u32, gid: u32) {
             let mut user = LinuxNamespace::default();
             user.set_typ(LinuxNamespaceType::User);
             namespaces.retain(|namespace| {
-                !matches!(
-                    namespace.typ(),
-                    LinuxNamespaceType::Network | LinuxNamespaceType::User
-                )
+                !matches!(namespace.typ(), LinuxNamespaceType::Network | LinuxNamespaceType::User)
             });
             namespaces.push(user);
         }
@@ -131,9 +128,7 @@ pub fn wasm(spec: &mut Spec, file: &str) {
 pub fn text(spec: &Spec) -> serde_json::Result<String> {
     let mut bytes = Vec::with_capacity(4096);
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    spec.serialize(&mut serde_json::Serializer::with_formatter(
-        &mut bytes, tabs,
-    ))?;
+    spec.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, tabs))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines: Vec<&str> = text.lines().collect();
     for list in lines.chunk_by_mut(|a, b| is_capability(a) && is_capability(b)) {
@@ -217,16 +212,8 @@ mod tests {
     #[test]
     fn a_cgroup_namespace_goes_with_cgroup_v2_alone() {
         let spec = linux();
-        let namespaces = spec
-            .linux()
-            .as_ref()
-            .unwrap()
-            .namespaces()
-            .as_ref()
-            .unwrap();
-        let has = namespaces
-            .iter()
-            .any(|one| one.typ() == LinuxNamespaceType::Cgroup);
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap();
+        let has = namespaces.iter().any(|one| one.typ() == LinuxNamespaceType::Cgroup);
         let types = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let v2 = types.lines().any(|line| {
             let mut words = line.split(' ').skip(1);

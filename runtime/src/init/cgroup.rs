@@ -21,11 +21,7 @@ pub struct Ready<'a> {
 impl<'a> Ready<'a> {
     /// Nothing is known yet.
     pub fn new(channel: &'a Channel, namespaces: &'a Namespaces) -> Self {
-        Self {
-            channel,
-            namespaces,
-            done: false,
-        }
+        Self { channel, namespaces, done: false }
     }
 
     /// Waits if need be; afterwards init is in its cgroup namespace too.
@@ -67,25 +63,14 @@ pub fn mount(
         return attach(&view(hierarchy, namespace, attr)?, &target).step(|| name(mount));
     }
     let mode = [("mode".to_owned(), Some("755".to_owned()))];
-    let tmpfs = Filesystem {
-        fstype: "tmpfs",
-        source: "cgroup",
-        data: &mode,
-        flags: &[],
-    };
+    let tmpfs = Filesystem { fstype: "tmpfs", source: "cgroup", data: &mode, flags: &[] };
     // Read-only only once it is filled.
     let tmpfs = tmpfs
         .make(attr & !libc::MOUNT_ATTR_RDONLY)
-        .map_err(|failure| Failure {
-            step: name(mount),
-            ..failure
-        })?;
+        .map_err(|failure| Failure { step: name(mount), ..failure })?;
     attach(&tmpfs, &target).step(|| name(mount))?;
     for hierarchy in cgroups.hierarchies() {
-        let directory = hierarchy
-            .mount_point()
-            .file_name()
-            .unwrap_or(OsStr::new("cgroup"));
+        let directory = hierarchy.mount_point().file_name().unwrap_or(OsStr::new("cgroup"));
         let inside = Rooted::new(&tmpfs);
         let step = || format!("{}/{}", name(mount), directory.display());
         let target = inside.make_dirs(directory.as_ref()).step(step)?;
@@ -99,10 +84,7 @@ pub fn mount(
         }
     }
     if attr & libc::MOUNT_ATTR_RDONLY != 0 {
-        let attr = MountAttr {
-            set: libc::MOUNT_ATTR_RDONLY,
-            ..MountAttr::default()
-        };
+        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         sys::mount_setattr(tmpfs.as_fd(), attr, false, None).step(|| name(mount))?;
     }
     Ok(())
@@ -112,21 +94,13 @@ pub fn mount(
 fn view(hierarchy: &kiln_cgroups::Hierarchy, namespace: bool, attr: u64) -> Result<OwnedFd, Error> {
     if !namespace {
         let tree = clone_tree(&hierarchy.full_path(), false)?;
-        let attr = MountAttr {
-            set: attr,
-            ..MountAttr::default()
-        };
+        let attr = MountAttr { set: attr, ..MountAttr::default() };
         let step = || format!("set the options of {}", hierarchy.full_path().display());
         sys::mount_setattr(tree.as_fd(), attr, false, None).step(step)?;
         return Ok(tree);
     }
     if hierarchy.is_v2() {
-        let cgroup2 = Filesystem {
-            fstype: "cgroup2",
-            source: "cgroup",
-            data: &[],
-            flags: &[],
-        };
+        let cgroup2 = Filesystem { fstype: "cgroup2", source: "cgroup", data: &[], flags: &[] };
         return Ok(cgroup2.make(attr)?);
     }
     let word = |word: &str| match word.split_once('=') {
@@ -137,11 +111,6 @@ fn view(hierarchy: &kiln_cgroups::Hierarchy, namespace: bool, attr: u64) -> Resu
     if hierarchy.name().starts_with("name=") {
         data.insert(0, ("none".to_owned(), None));
     }
-    let cgroup = Filesystem {
-        fstype: "cgroup",
-        source: "cgroup",
-        data: &data,
-        flags: &[],
-    };
+    let cgroup = Filesystem { fstype: "cgroup", source: "cgroup", data: &data, flags: &[] };
     Ok(cgroup.make(attr)?)
 }

@@ -29,18 +29,13 @@ const DEVPTS: i64 = 0x1cd1;
 pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(), Error> {
     let step = || "open the terminal".to_owned();
     let socket = socket.ok_or_else(|| {
-        Error::config(
-            "process.terminal",
-            "needs a console socket (--console-socket)",
-        )
+        Error::config("process.terminal", "needs a console socket (--console-socket)")
     })?;
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = root
-        .open(Path::new("/dev/pts/ptmx"), flags)
-        .map_err(|errno| Failure {
-            hint: Some("a terminal needs a devpts mount on /dev/pts".to_owned()),
-            ..Failure::new(step(), errno)
-        })?;
+    let master = root.open(Path::new("/dev/pts/ptmx"), flags).map_err(|errno| Failure {
+        hint: Some("a terminal needs a devpts mount on /dev/pts".to_owned()),
+        ..Failure::new(step(), errno)
+    })?;
     if rustix::fs::fstatfs(&master).step(step)?.f_type != DEVPTS {
         let reason = "/dev/pts/ptmx is not on a devpts";
         return Err(Failure::because(step(), reason).into());
@@ -49,12 +44,7 @@ pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(step)?;
     if let Some((rows, columns)) = plan.process.console_size {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&master, size).step(step)?;
     }
     let uid = Uid::from_raw(plan.process.uid);

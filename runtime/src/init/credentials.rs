@@ -86,11 +86,7 @@ fn drop_bounding(keep: CapabilitySet) -> Result<(), Error> {
 }
 
 fn set_ids(process: &ProcessPlan) -> Result<(), Error> {
-    let groups: Vec<_> = process
-        .additional_gids
-        .iter()
-        .map(|&gid| Gid::from_raw(gid))
-        .collect();
+    let groups: Vec<_> = process.additional_gids.iter().map(|&gid| Gid::from_raw(gid)).collect();
     match rustix::thread::set_thread_groups(&groups) {
         Ok(()) => {}
         // user_namespaces(7): setgroups is denied where an unprivileged user made the namespace.

@@ -148,11 +148,6 @@ pub fn run_engine(
         cwd: &process.cwd,
         mounts: mounts.collect(),
     };
-    channel
-        .send(&ToRuntime::Started)
-        .step(|| "tell the runtime".to_owned())?;
-    engine.run(&workload).map_err(|source| Error::Engine {
-        engine: name,
-        source,
-    })
+    channel.send(&ToRuntime::Started).step(|| "tell the runtime".to_owned())?;
+    engine.run(&workload).map_err(|source| Error::Engine { engine: name, source })
 }

@@ -10,7 +10,6 @@ mod copy_up;
 mod credentials;
 mod devices;
 mod exec;
-mod home;
 mod hostname;
 mod mounts;
 mod network;
@@ -27,7 +26,8 @@ use rustix::process::{DumpableBehavior, Signal};
 use crate::channel::{Channel, ToInit, ToRuntime};
 use crate::engine::Engine;
 use crate::error::{Error, Step};
-use crate::plan::Plan;
+use crate::passwd;
+use crate::plan::{Plan, ProcessPlan};
 use crate::rooted::Rooted;
 use crate::state::{State, Status};
 use crate::sys;
@@ -75,16 +75,10 @@ pub fn main(mut init: Init) -> ! {
 /// Up to the status `created`: everything that needs no `start`.
 fn build(init: &mut Init) -> Result<(), Error> {
     die_with_runtime()?;
-    let Init {
-        plan,
-        channel,
-        state,
-        ..
-    } = init;
+    let Init { plan, channel, state, .. } = init;
     let runtime_gone = || "wait for the runtime".to_owned();
 
-    plan.namespaces
-        .enter(|| channel.expect(ToInit::Mapped).step(runtime_gone))?;
+    plan.namespaces.enter(|| channel.expect(ToInit::Mapped).step(runtime_gone))?;
     if plan.namespaces.makes(libc::CLONE_NEWNET) {
         network::loopback_up()?;
     }
@@ -103,20 +97,13 @@ fn build(init: &mut Init) -> Result<(), Error> {
     if let Some(engine) = &mut init.engine {
         use std::os::fd::AsFd;
         let name = engine.name();
-        engine
-            .load(init.tree.as_fd())
-            .map_err(|source| Error::Engine {
-                engine: name,
-                source,
-            })?;
+        engine.load(init.tree.as_fd()).map_err(|source| Error::Engine { engine: name, source })?;
     }
     if plan.process.terminal {
         console::open(plan, &root, init.console.take())?;
     }
     let null = paths::host_null()?;
-    let proc = sysctl::needs_proc(plan)
-        .then(sysctl::open_proc)
-        .transpose()?;
+    let proc = sysctl::needs_proc(plan).then(sysctl::open_proc).transpose()?;
 
     // From here on nothing of the host can be reached by a path.
     pivot::enter(plan, &init.tree, old_root, init.pivot)?;
@@ -133,6 +120,9 @@ fn build(init: &mut Init) -> Result<(), Error> {
     if init.engine.is_none() {
         exec::check_executable(&plan.process, &root)?;
     }
+    // From here on init only waits: the end of the channel tells it that the runtime is gone, and
+    // the runtime may leave as soon as it has said so.
+    rustix::process::set_parent_process_death_signal(None).step(|| "detach init".to_owned())?;
     channel.send(&ToRuntime::Ready).step(runtime_gone)
 }
 
@@ -141,16 +131,9 @@ fn build(init: &mut Init) -> Result<(), Error> {
 fn wait_for_start(init: &mut Init) -> Result<(), Error> {
     let runtime_gone = || "wait for the runtime".to_owned();
     match init.listener.take() {
-        None => {
-            init.channel.expect(ToInit::Start).step(runtime_gone)?;
-            outlive_runtime()
-        }
+        None => init.channel.expect(ToInit::Start).step(runtime_gone),
         Some(listener) => {
             init.channel.expect(ToInit::Created).step(runtime_gone)?;
-            outlive_runtime()?;
-            // The runtime sees the end of the channel: init is on its own now.
-            let (closed, _) = Channel::pair()?;
-            init.channel = closed;
             let step = || "wait for start".to_owned();
             let flags = rustix::net::SocketFlags::CLOEXEC;
             let connection = loop {
@@ -169,15 +152,10 @@ fn wait_for_start(init: &mut Init) -> Result<(), Error> {
 fn start(init: &mut Init) -> Result<i32, Error> {
     let Init { plan, state, .. } = init;
     if let Some(hooks) = plan.hooks.start_container() {
-        kiln_hooks::run(
-            Stage::StartContainer,
-            Some(hooks),
-            &state.hook_input(Status::Created),
-        )?;
+        kiln_hooks::run(Stage::StartContainer, Some(hooks), &state.hook_input(Status::Created))?;
     }
     exec::enter_cwd(&plan.process)?;
-    let environment = home::with_home(&mut plan.process);
-    environment?;
+    set_home(&mut plan.process);
     if let Some(persona) = plan.process.personality {
         sys::personality(persona).step(|| "set linux.personality".to_owned())?;
     }
@@ -188,6 +166,14 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     match init.engine.take() {
         None => exec::execute(&init.plan.process),
         Some(engine) => exec::run_engine(engine, &init.plan, &init.channel),
+    }
+}
+
+/// HOME from the container's /etc/passwd, else `/`, where the config has none: as runc and crun do.
+fn set_home(process: &mut ProcessPlan) {
+    if process.variable("HOME").is_none() {
+        let home = passwd::home(process.uid).filter(|home| !home.contains('\0'));
+        process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
     }
 }
 
@@ -202,29 +188,18 @@ fn die_with_runtime() -> Result<(), Error> {
     Ok(())
 }
 
-fn outlive_runtime() -> Result<(), Error> {
-    rustix::process::set_parent_process_death_signal(None).step(|| "detach init".to_owned())
-}
-
 /// The hooks between the rootfs and pivot_root(2): those of the runtime's namespaces by the
 /// runtime, then those of the container's here.
 fn run_create_hooks(plan: &Plan, channel: &Channel, state: &State) -> Result<(), Error> {
     let runtime_hooks = [Stage::Prestart, Stage::CreateRuntime];
-    if runtime_hooks
-        .iter()
-        .any(|stage| stage.of(&plan.hooks).is_some_and(|h| !h.is_empty()))
-    {
+    if runtime_hooks.iter().any(|stage| stage.of(&plan.hooks).is_some_and(|h| !h.is_empty())) {
         let step = || "wait for the runtime's hooks".to_owned();
         channel.send(&ToRuntime::HooksPlease).step(step)?;
         channel.expect(ToInit::HooksDone).step(step)?;
     }
     let hooks = plan.hooks.create_container().as_ref();
     if hooks.is_some_and(|hooks| !hooks.is_empty()) {
-        kiln_hooks::run(
-            Stage::CreateContainer,
-            hooks,
-            &state.hook_input(Status::Creating),
-        )?;
+        kiln_hooks::run(Stage::CreateContainer, hooks, &state.hook_input(Status::Creating))?;
     }
     Ok(())
 }

@@ -33,11 +33,7 @@ pub fn make_all(
 ) -> Result<(), Error> {
     for mount in &plan.mounts {
         match &mount.source {
-            Source::Bind {
-                path,
-                recursive,
-                tree,
-            } => {
+            Source::Bind { path, recursive, tree } => {
                 let made;
                 let tree = match tree {
                     Some(tree) => tree,
@@ -48,19 +44,13 @@ pub fn make_all(
                 };
                 bind(mount, root, tree)?;
             }
-            Source::New {
-                fstype,
-                data,
-                flags,
-            } => new(mount, root, fstype, data, flags)?,
+            Source::New { fstype, data, flags } => new(mount, root, fstype, data, flags)?,
             Source::Cgroup => {
                 cgroup_ready.wait()?;
                 cgroup::mount(mount, root, cgroups, cgroup_ready.has_namespace())?;
             }
             Source::Remount => {
-                let target = root
-                    .open(&mount.destination, OFlags::PATH)
-                    .step(|| name(mount))?;
+                let target = root.open(&mount.destination, OFlags::PATH).step(|| name(mount))?;
                 set_attributes(mount, &target)?;
             }
         }
@@ -70,11 +60,7 @@ pub fn make_all(
 
 /// `mount SOURCE on DESTINATION`, for errors.
 pub fn name(mount: &MountPlan) -> String {
-    format!(
-        "mount {} on {}",
-        mount.source_name,
-        mount.destination.display()
-    )
+    format!("mount {} on {}", mount.source_name, mount.destination.display())
 }
 
 fn bind(mount: &MountPlan, root: &Rooted<'_>, tree: &OwnedFd) -> Result<(), Error> {
@@ -85,6 +71,7 @@ fn bind(mount: &MountPlan, root: &Rooted<'_>, tree: &OwnedFd) -> Result<(), Erro
         false => root.make_file(&mount.destination),
     };
     let target = target.step(|| name(mount))?;
+    refuse_proc(mount, &target)?;
     set_attributes(mount, tree)?;
     attach(tree, &target).step(|| name(mount))
 }
@@ -121,30 +108,28 @@ fn new(
         "proc" | "sysfs" => real_dir(root, &mount.destination).step(|| name(mount))?,
         _ => root.make_dirs(&mount.destination).step(|| name(mount))?,
     };
-    if data
-        .iter()
-        .any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE))
-    {
+    refuse_proc(mount, &target)?;
+    if data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE)) {
         return old_api(mount, &target, fstype, data);
     }
-    let filesystem = Filesystem {
-        fstype,
-        source: &mount.source_name,
-        data,
-        flags,
-    };
-    let tree = filesystem
-        .make(mount.attr.set | mount.recursive_attr.set)
-        .map_err(|failure| Failure {
-            step: name(mount),
-            ..failure
-        })?;
-    set_propagation(mount, &tree)?;
-    if fstype == "tmpfs" {
+    let filesystem = Filesystem { fstype, source: &mount.source_name, data, flags };
+    let attr = mount.attr.set | mount.recursive_attr.set;
+    let failed = |failure| Failure { step: name(mount), ..failure };
+    let tree = if fstype == "tmpfs" {
+        // Read-only only once it is filled.
+        let tree = filesystem.make(attr & !libc::MOUNT_ATTR_RDONLY).map_err(failed)?;
         let has_mode = data.iter().any(|(key, _)| key == "mode");
         copy_up::fill(&tree, &target, mount.copy_up, has_mode)
             .step(|| format!("fill {}", name(mount)))?;
-    }
+        if attr & libc::MOUNT_ATTR_RDONLY != 0 {
+            let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            sys::mount_setattr(tree.as_fd(), attr, false, None).step(|| name(mount))?;
+        }
+        tree
+    } else {
+        filesystem.make(attr).map_err(failed)?
+    };
+    set_propagation(mount, &tree)?;
     attach(&tree, &target).step(|| name(mount))
 }
 
@@ -157,6 +142,31 @@ fn real_dir(root: &Rooted<'_>, path: &Path) -> Result<OwnedFd, Errno> {
         }
         other => other,
     }
+}
+
+/// Nothing may cover what the kernel says in the container's own /proc, but what lxcfs and their
+/// like replace on purpose (runc's list).
+fn refuse_proc(mount: &MountPlan, target: &OwnedFd) -> Result<(), Error> {
+    const PROC: i64 = 0x9fa0; // PROC_SUPER_MAGIC
+    const ALLOWED: [&str; 11] = [
+        "/proc/cpuinfo",
+        "/proc/diskstats",
+        "/proc/meminfo",
+        "/proc/stat",
+        "/proc/swaps",
+        "/proc/uptime",
+        "/proc/loadavg",
+        "/proc/slabinfo",
+        "/proc/net/dev",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/sys/crypto/fips_enabled",
+    ];
+    let below = rustix::fs::fstatfs(target).step(|| name(mount))?;
+    let destination: std::path::PathBuf = mount.destination.components().collect();
+    if below.f_type == PROC && !ALLOWED.iter().any(|path| destination == Path::new(path)) {
+        return Err(Failure::because(name(mount), "cannot be mounted: it is inside /proc").into());
+    }
+    Ok(())
 }
 
 /// Attaches a detached mount to what `target` refers to.
@@ -192,10 +202,7 @@ impl Filesystem<'_> {
             })?;
         self.configure(&context).map_err(|errno| {
             let said = messages(&context);
-            Failure {
-                reason: (!said.is_empty()).then_some(said),
-                ..failure(errno)
-            }
+            Failure { reason: (!said.is_empty()).then_some(said), ..failure(errno) }
         })?;
         let attr = MountAttrFlags::from_bits_retain(attr as _);
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).map_err(failure)
@@ -224,11 +231,7 @@ fn messages(context: &OwnedFd) -> String {
     let mut buffer = [0; 512];
     while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer) {
         let line = String::from_utf8_lossy(&buffer[..length]);
-        said.push(
-            line.trim_start_matches(['e', 'w', 'i', ' '])
-                .trim_end()
-                .to_owned(),
-        );
+        said.push(line.trim_start_matches(['e', 'w', 'i', ' ']).trim_end().to_owned());
     }
     said.join(", ")
 }
@@ -251,14 +254,8 @@ fn old_api(
         .map_err(|_| Error::config(name(mount), "has a NUL byte in its options"))?;
     let target_path = format!("/proc/self/fd/{}", target.as_raw_fd());
     let flags = rustix::mount::MountFlags::empty();
-    rustix::mount::mount(
-        mount.source_name.as_str(),
-        &target_path,
-        fstype,
-        flags,
-        data.as_c_str(),
-    )
-    .step(|| name(mount))?;
+    rustix::mount::mount(mount.source_name.as_str(), &target_path, fstype, flags, data.as_c_str())
+        .step(|| name(mount))?;
     // `target` still refers to the directory below the new mount.
     let mode = Mode::empty();
     let mounted = rustix::fs::open(&target_path, OFlags::PATH | OFlags::CLOEXEC, mode)

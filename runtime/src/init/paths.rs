@@ -42,10 +42,7 @@ pub fn make_readonly(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
             | OpenTreeFlags::AT_EMPTY_PATH
             | OpenTreeFlags::AT_RECURSIVE;
         let tree = rustix::mount::open_tree(&target, "", flags).step(step)?;
-        let attr = MountAttr {
-            set: libc::MOUNT_ATTR_RDONLY,
-            ..MountAttr::default()
-        };
+        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), attr, true, None).step(step)?;
         attach(&tree, &target).step(step)?;
     }

@@ -2,7 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::mount::UnmountFlags;
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, UnmountFlags};
 
 use super::rootfs::set_propagation;
 use crate::error::{Error, Step};
@@ -16,8 +17,11 @@ pub fn enter(plan: &Plan, tree: &OwnedFd, old_root: OwnedFd, pivot: bool) -> Res
     let step = || "enter the rootfs".to_owned();
     rustix::process::fchdir(tree).step(step)?;
     if !plan.namespaces.makes(libc::CLONE_NEWNS) || !pivot {
-        // --no-pivot, for a root on a ramdisk, which pivot_root(2) refuses: the tree lies on `/`
-        // already (rootfs::attach), so only the process's idea of `/` is missing.
+        // --no-pivot, for a root on a ramdisk, which pivot_root(2) refuses.
+        if plan.namespaces.makes(libc::CLONE_NEWNS) {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(tree, "", CWD, "/", flags).step(step)?;
+        }
         rustix::process::chroot(".").step(step)?;
         return rustix::process::chdir("/").step(step);
     }
@@ -26,10 +30,7 @@ pub fn enter(plan: &Plan, tree: &OwnedFd, old_root: OwnedFd, pivot: bool) -> Res
     rustix::process::pivot_root(".", ".").step(|| "pivot_root to the rootfs".to_owned())?;
     let leave = || "unmount the old root".to_owned();
     rustix::process::fchdir(&old_root).step(leave)?;
-    if plan
-        .rootfs_propagation
-        .is_some_and(|(kind, _)| kind == libc::MS_SHARED)
-    {
+    if plan.rootfs_propagation.is_some_and(|(kind, _)| kind == libc::MS_SHARED) {
         // Its mounts are still peers of the host's: unmounting them must not unmount those.
         set_propagation(&old_root, libc::MS_SLAVE, true).step(leave)?;
     }

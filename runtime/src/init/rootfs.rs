@@ -1,31 +1,52 @@
 //! The rootfs in the container's mount namespace.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::CWD;
-use rustix::mount::MoveMountFlags;
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Step};
 use crate::mounts::open_dir;
 use crate::plan::Plan;
 use crate::sys::{self, MountAttr};
 
-/// Cuts the namespace off from the host's mounts and attaches `tree`, the rootfs, to it. Returns
-/// the old root.
+/// Cuts the namespace off from the host's mounts and attaches `tree`, the rootfs, where it lies.
+/// Returns the old root.
 ///
-/// The tree goes on top of `/`: it must be attached to something for pivot_root(2), and `/` needs
-/// no look-up. Paths that begin at `/` still start at the old root.
+/// At its own path, because createContainer hooks mount below that. A process in a user namespace
+/// may not reach it; `/` serves pivot_root(2) as well then, and paths that begin at `/` still
+/// start at the old root.
 pub fn attach(plan: &Plan, tree: &OwnedFd) -> Result<OwnedFd, Error> {
     let step = || "cut the mounts off from the host's".to_owned();
     let old_root = open_dir("/".as_ref()).step(step)?;
     // With rootfsPropagation shared, bind mounts made from here on stay peers of the host's.
     let (propagation, recursive) = plan.rootfs_propagation.unwrap_or((libc::MS_SLAVE, true));
     set_propagation(&old_root, propagation, recursive).step(step)?;
-    // What is attached to `/` itself must never appear on the host, and pivot_root(2) demands it.
-    set_propagation(&old_root, libc::MS_PRIVATE, false).step(step)?;
-    rustix::mount::move_mount(tree, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .step(|| format!("attach the rootfs {}", plan.rootfs_path.display()))?;
+    let step = || format!("attach the rootfs {}", plan.rootfs_path.display());
+    let place = match open_dir(&plan.rootfs_path) {
+        Err(Errno::ACCESS) => open_dir("/".as_ref()).step(step)?,
+        place => place.step(step)?,
+    };
+    if propagation == libc::MS_SHARED {
+        // What is attached must not appear on the host; pivot_root(2) demands it, too.
+        make_mount_private(&plan.rootfs_path).step(step)?;
+    }
+    super::mounts::attach(tree, &place).step(step)?;
     Ok(old_root)
+}
+
+/// Makes the mount that `path` lies on private: statx(2) tells which of its parents is the root of
+/// that mount (Linux 5.8).
+fn make_mount_private(path: &Path) -> Result<(), Errno> {
+    for parent in path.ancestors() {
+        let place = open_dir(parent)?;
+        let stat = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+        if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return set_propagation(&place, libc::MS_PRIVATE, false);
+        }
+    }
+    Ok(())
 }
 
 /// After everything has been made inside: the root's propagation, and read-only if asked.
@@ -35,10 +56,7 @@ pub fn finish(plan: &Plan, tree: &OwnedFd) -> Result<(), Error> {
             .step(|| "set linux.rootfsPropagation".to_owned())?;
     }
     if plan.rootfs_readonly {
-        let attr = MountAttr {
-            set: libc::MOUNT_ATTR_RDONLY,
-            ..MountAttr::default()
-        };
+        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), attr, false, None)
             .step(|| "make the root read-only".to_owned())?;
     }
@@ -51,9 +69,6 @@ pub fn set_propagation(
     propagation: u64,
     recursive: bool,
 ) -> Result<(), rustix::io::Errno> {
-    let attr = MountAttr {
-        propagation,
-        ..MountAttr::default()
-    };
+    let attr = MountAttr { propagation, ..MountAttr::default() };
     sys::mount_setattr(mount.as_fd(), attr, recursive, None)
 }

@@ -19,12 +19,7 @@ pub fn needs_proc(plan: &Plan) -> bool {
 
 /// A procfs of the container's pid namespace, attached nowhere.
 pub fn open_proc() -> Result<OwnedFd, Error> {
-    let proc = Filesystem {
-        fstype: "proc",
-        source: "proc",
-        data: &[],
-        flags: &[],
-    };
+    let proc = Filesystem { fstype: "proc", source: "proc", data: &[], flags: &[] };
     Ok(proc.make(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC)?)
 }
 

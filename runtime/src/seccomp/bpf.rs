@@ -11,20 +11,10 @@ pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 /// An instruction that jumps nowhere.
 pub(super) fn instruction(code: u32, k: u32) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
 /// Compares the accumulator with `k` and skips `jt` or `jf` instructions.
 pub(super) fn jump(condition: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter {
-        code: (BPF_JMP | condition | BPF_K) as u16,
-        jt,
-        jf,
-        k,
-    }
+    sock_filter { code: (BPF_JMP | condition | BPF_K) as u16, jt, jf, k }
 }

@@ -45,10 +45,7 @@ impl Cache {
         let base = std::env::var_os("KILN_CACHE_DIR").filter(|base| !base.is_empty());
         let base = base.map_or_else(|| PathBuf::from("/var/cache/kiln"), PathBuf::from);
         if !base.is_absolute() {
-            log::warn!(
-                "seccomp cache not used: KILN_CACHE_DIR={} is relative",
-                base.display()
-            );
+            log::warn!("seccomp cache not used: KILN_CACHE_DIR={} is relative", base.display());
             return None;
         }
         Self::open(&base.join("seccomp"))
@@ -174,18 +171,13 @@ impl Cache {
             }
             files.push(name.to_owned());
         }
-        let Some(excess) = files
-            .len()
-            .checked_sub(ENTRIES)
-            .filter(|excess| *excess > 0)
-        else {
+        let Some(excess) = files.len().checked_sub(ENTRIES).filter(|excess| *excess > 0) else {
             return Ok(());
         };
         let age = |name: &CStr| {
             let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
             // Gone meanwhile: as good as oldest.
-            stat.map(|stat| (stat.st_mtime, stat.st_mtime_nsec))
-                .unwrap_or_default()
+            stat.map(|stat| (stat.st_mtime, stat.st_mtime_nsec)).unwrap_or_default()
         };
         files.sort_by_cached_key(|name| age(name));
         for name in &files[..excess] {
@@ -205,10 +197,7 @@ fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
 
 fn make(path: &Path) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -263,15 +252,7 @@ mod tests {
     }
 
     fn some(k: u32) -> Vec<sock_filter> {
-        vec![
-            sock_filter {
-                code: 0x06,
-                jt: 0,
-                jf: 0,
-                k
-            };
-            3
-        ]
+        vec![sock_filter { code: 0x06, jt: 0, jf: 0, k }; 3]
     }
 
     fn values(program: Option<Vec<sock_filter>>) -> Option<Vec<u32>> {
@@ -292,10 +273,7 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         let files: Vec<_> = path.read_dir().unwrap().map(Result::unwrap).collect();
         assert_eq!(files.len(), 1, "no temporary file is left");
-        assert_eq!(
-            files[0].metadata().unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(files[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -320,11 +298,7 @@ mod tests {
             std::fs::write(&file, bytes).unwrap();
             assert!(cache.load(&key).is_none(), "damage {index}");
         }
-        std::fs::write(
-            &file,
-            vec![0; HEADER + (MAX_INSTRUCTIONS + 1) * INSTRUCTION],
-        )
-        .unwrap();
+        std::fs::write(&file, vec![0; HEADER + (MAX_INSTRUCTIONS + 1) * INSTRUCTION]).unwrap();
         assert!(cache.load(&key).is_none(), "too long");
         cache.store(&key, &some(1));
         assert_eq!(std::fs::read(&file).unwrap(), sound);
@@ -379,11 +353,7 @@ mod tests {
     fn a_directory_of_another_user_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let (_, path) = cache(&dir);
-        let other = if rustix::process::geteuid().is_root() {
-            65534
-        } else {
-            0
-        };
+        let other = if rustix::process::geteuid().is_root() { 65534 } else { 0 };
         let stat = rustix::fs::stat(&path).unwrap();
         assert!(private(&stat, stat.st_uid));
         assert!(!private(&stat, other));
@@ -396,8 +366,7 @@ mod tests {
         let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000);
         for index in 0..ENTRIES + 10 {
             let file = File::create(path.join(format!("{index:064}"))).unwrap();
-            file.set_modified(old + std::time::Duration::from_secs(index as u64))
-                .unwrap();
+            file.set_modified(old + std::time::Duration::from_secs(index as u64)).unwrap();
         }
         let key = Key([7; 32]);
         cache.store(&key, &some(1));

@@ -50,16 +50,11 @@ pub(super) fn build(plan: &Plan<'_>) -> Result<ScmpFilterContext, Error> {
     let mut context = ScmpFilterContext::new(action(plan.default))
         .map_err(refused(|| "linux.seccomp.defaultAction".to_owned()))?;
     for (index, arch) in plan.architectures.iter().enumerate() {
-        context.add_arch(architecture(*arch)).map_err(refused(|| {
-            format!("linux.seccomp.architectures[{index}]: {arch}")
-        }))?;
+        context
+            .add_arch(architecture(*arch))
+            .map_err(refused(|| format!("linux.seccomp.architectures[{index}]: {arch}")))?;
     }
-    if plan
-        .rules
-        .iter()
-        .map(|rule| rule.names.len())
-        .sum::<usize>()
-        >= TREE_FROM
+    if plan.rules.iter().map(|rule| rule.names.len()).sum::<usize>() >= TREE_FROM
         && let Err(error) = context.set_ctl_optimize(2)
     {
         log::debug!("seccomp: no binary tree with this libseccomp: {error}");
@@ -87,30 +82,21 @@ fn add(context: &mut ScmpFilterContext, index: usize, rule: &Rule<'_>) -> Result
                 .chunks(1)
                 .try_for_each(|one| context.add_rule_conditional(action, syscall, one).map(drop))
         } else {
-            context
-                .add_rule_conditional(action, syscall, &conditions)
-                .map(drop)
+            context.add_rule_conditional(action, syscall, &conditions).map(drop)
         };
-        added.map_err(refused(|| {
-            format!("linux.seccomp.syscalls[{index}]: {name}")
-        }))?;
+        added.map_err(refused(|| format!("linux.seccomp.syscalls[{index}]: {name}")))?;
     }
     Ok(())
 }
 
 fn refused(field: impl FnOnce() -> String) -> impl FnOnce(SeccompError) -> Error {
-    |source| Error::Library {
-        field: field(),
-        source,
-    }
+    |source| Error::Library { field: field(), source }
 }
 
 /// Reads the program out of libseccomp, which before 2.6 writes it to a descriptor only.
 pub(super) fn export(context: &ScmpFilterContext) -> Result<Vec<sock_filter>, Error> {
     let memory = rustix::fs::memfd_create("seccomp", MemfdFlags::CLOEXEC)?;
-    context
-        .export_bpf(&memory)
-        .map_err(refused(|| "linux.seccomp".to_owned()))?;
+    context.export_bpf(&memory).map_err(refused(|| "linux.seccomp".to_owned()))?;
     let mut bytes = Vec::new();
     let mut memory = File::from(memory);
     memory
@@ -158,10 +144,9 @@ fn condition(arg: &LinuxSeccompArg) -> ScmpArgCompare {
         LinuxSeccompOperator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
         LinuxSeccompOperator::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
         // `value` is the mask here, `valueTwo` what the rest must equal.
-        LinuxSeccompOperator::ScmpCmpMaskedEq => (
-            ScmpCompareOp::MaskedEqual(arg.value()),
-            arg.value_two().unwrap_or(0),
-        ),
+        LinuxSeccompOperator::ScmpCmpMaskedEq => {
+            (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0))
+        }
     };
     ScmpArgCompare::new(arg.index() as u32, op, datum)
 }

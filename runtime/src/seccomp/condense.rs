@@ -115,16 +115,10 @@ fn ranges(
     for first in starts {
         let decision = run(program, arch, *first, &mut compared)?;
         if ranges.last().is_none_or(|last| last.decision != decision) {
-            ranges.push(Range {
-                first: *first,
-                decision,
-            });
+            ranges.push(Range { first: *first, decision });
         }
     }
-    compared
-        .iter()
-        .all(|arch| architectures.contains(arch))
-        .then_some(ranges)
+    compared.iter().all(|arch| architectures.contains(arch)).then_some(ranges)
 }
 
 /// Runs `program` up to a decision. The architectures that it compares with are added to
@@ -200,10 +194,8 @@ fn kept_whole(
 ) -> bool {
     moved.iter().all(|(old, new)| {
         let (before, after) = (program[*old], condensed[*new]);
-        let places: Option<Vec<usize>> = successors(before, *old)
-            .iter()
-            .map(|at| moved.get(at).copied())
-            .collect();
+        let places: Option<Vec<usize>> =
+            successors(before, *old).iter().map(|at| moved.get(at).copied()).collect();
         before.code == after.code
             && (before.k == after.k || u32::from(before.code) == JUMP)
             && places == Some(successors(after, *new))
@@ -228,11 +220,8 @@ impl Assembler {
         table: &[(u32, Vec<Range>)],
         default: u32,
     ) -> (Vec<sock_filter>, BTreeMap<usize, usize>) {
-        let mut this = Self {
-            reversed: Vec::new(),
-            arguments: BTreeMap::new(),
-            made: BTreeMap::new(),
-        };
+        let mut this =
+            Self { reversed: Vec::new(), arguments: BTreeMap::new(), made: BTreeMap::new() };
         for at in kept(program, table).into_iter().rev() {
             this.copy(program[at], at);
         }
@@ -249,11 +238,7 @@ impl Assembler {
         }
         this.push(instruction(LOAD, ARCH));
         let last = this.reversed.len() - 1;
-        let moved = this
-            .arguments
-            .into_iter()
-            .map(|(at, place)| (at, last - place))
-            .collect();
+        let moved = this.arguments.into_iter().map(|(at, place)| (at, last - place)).collect();
         this.reversed.reverse();
         (this.reversed, moved)
     }
@@ -278,11 +263,9 @@ impl Assembler {
         let sock_filter { code, jt, jf, k } = instruction;
         let moved = match u32::from(code) {
             code if code == JUMP => self::instruction(code, to(k as usize) as u32),
-            code if code & 7 == BPF_JMP => sock_filter {
-                jt: to(jt.into()) as u8,
-                jf: to(jf.into()) as u8,
-                ..instruction
-            },
+            code if code & 7 == BPF_JMP => {
+                sock_filter { jt: to(jt.into()) as u8, jf: to(jf.into()) as u8, ..instruction }
+            }
             _ => instruction,
         };
         let place = self.push(moved);
@@ -341,15 +324,7 @@ mod tests {
     use super::*;
 
     fn outcome(program: &[sock_filter], arch: u32, nr: u32, arg: u64) -> u32 {
-        machine::run(
-            program,
-            machine::Call {
-                arch,
-                nr,
-                args: [arg; 6],
-            },
-        )
-        .ret
+        machine::run(program, machine::Call { arch, nr, args: [arg; 6] }).ret
     }
 
     /// A filter as libseccomp might write it: a list, with a look at an argument at its end.
@@ -383,24 +358,12 @@ mod tests {
             for arch in [7, 8, 0] {
                 for arg in [40, 41] {
                     let expected = outcome(&program, arch, nr, arg);
-                    assert_eq!(
-                        outcome(&condensed, arch, nr, arg),
-                        expected,
-                        "{arch} {nr} {arg}"
-                    );
+                    assert_eq!(outcome(&condensed, arch, nr, arg), expected, "{arch} {nr} {arg}");
                 }
             }
         }
         let steps = |program: &[sock_filter]| {
-            machine::run(
-                program,
-                machine::Call {
-                    arch: 7,
-                    nr: 1499,
-                    args: [0; 6],
-                },
-            )
-            .steps
+            machine::run(program, machine::Call { arch: 7, nr: 1499, args: [0; 6] }).steps
         };
         assert!(steps(&condensed) < 30 && steps(&program) > 1000);
     }

@@ -95,11 +95,7 @@ fn section(newest: &Newest, behind: u32, enosys: u32) -> Vec<sock_filter> {
             body.extend([jump(BPF_JEQ, 0, 1, 0), above(nr, 0, 1)]);
         }
         (AUDIT_ARCH_X86_64, Some(nr), Some(x32)) => {
-            body.extend([
-                jump(BPF_JSET, X32_BIT, 1, 0),
-                above(nr, 1, 2),
-                above(x32, 0, 1),
-            ]);
+            body.extend([jump(BPF_JSET, X32_BIT, 1, 0), above(nr, 1, 2), above(x32, 0, 1)]);
         }
         (AUDIT_ARCH_X86_64, Some(nr), None) => {
             body.extend([jump(BPF_JSET, X32_BIT, 2, 0), above(nr, 0, 1)]);
@@ -120,30 +116,17 @@ fn section(newest: &Newest, behind: u32, enosys: u32) -> Vec<sock_filter> {
 /// What the profile names for its architectures and the native one, which is always in the filter.
 fn newest(plan: &Plan<'_>) -> Vec<Newest> {
     let mut all: Vec<Newest> = Vec::new();
-    let given = plan
-        .architectures
-        .iter()
-        .filter(|arch| **arch != Arch::ScmpArchNative);
+    let given = plan.architectures.iter().filter(|arch| **arch != Arch::ScmpArchNative);
     for arch in NATIVE.iter().chain(given) {
         let highest = highest(plan, *arch);
         let x32 = *arch == Arch::ScmpArchX32;
         let audit_arch = if x32 { AUDIT_ARCH_X86_64 } else { *arch as u32 };
-        let at = all
-            .iter()
-            .position(|newest| newest.audit_arch == audit_arch);
+        let at = all.iter().position(|newest| newest.audit_arch == audit_arch);
         let at = at.unwrap_or_else(|| {
-            all.push(Newest {
-                audit_arch,
-                nr: None,
-                x32: None,
-            });
+            all.push(Newest { audit_arch, nr: None, x32: None });
             all.len() - 1
         });
-        let entry = if x32 {
-            &mut all[at].x32
-        } else {
-            &mut all[at].nr
-        };
+        let entry = if x32 { &mut all[at].x32 } else { &mut all[at].nr };
         *entry = highest;
     }
     all

@@ -49,20 +49,13 @@ impl Key {
     /// What its entry is called: the key in hexadecimal.
     pub(super) fn file_name(&self) -> String {
         let hex = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
-        self.0
-            .iter()
-            .flat_map(|byte| [hex(byte >> 4), hex(byte & 15)])
-            .collect()
+        self.0.iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]).collect()
     }
 
     /// Of its entry's content. Covers the key, so that an entry under a wrong name is not one
     /// either.
     pub(super) fn checksum(&self, program: &[u8]) -> [u8; CHECKSUM] {
-        Sha256::new()
-            .chain_update(self.0)
-            .chain_update(program)
-            .finalize()
-            .into()
+        Sha256::new().chain_update(self.0).chain_update(program).finalize().into()
     }
 }
 
@@ -76,10 +69,7 @@ mod tests {
         key.0[0] = 0x0f;
         key.0[31] = 0xa5;
         let name = key.file_name();
-        assert!(
-            name.starts_with("0f00") && name.ends_with("00a5") && name.len() == 64,
-            "{name}"
-        );
+        assert!(name.starts_with("0f00") && name.ends_with("00a5") && name.len() == 64, "{name}");
     }
 
     #[test]

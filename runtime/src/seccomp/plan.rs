@@ -75,10 +75,7 @@ impl Action {
         let value = errno.unwrap_or(libc::EPERM as u32);
         match u16::try_from(value) {
             Ok(errno) if limit == 0 || value <= limit => Ok(Self { kind, errno }),
-            _ => Err(wrong(
-                field(),
-                format!("{value} is not between 0 and {limit}"),
-            )),
+            _ => Err(wrong(field(), format!("{value} is not between 0 and {limit}"))),
         }
     }
 }
@@ -89,11 +86,9 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// [`Error::Field`], naming the field.
     pub(super) fn new(seccomp: &'a LinuxSeccomp) -> Result<Self, Error> {
-        let default = Action::new(
-            seccomp.default_action(),
-            seccomp.default_errno_ret(),
-            || "linux.seccomp.defaultErrnoRet".to_owned(),
-        )?;
+        let default = Action::new(seccomp.default_action(), seccomp.default_errno_ret(), || {
+            "linux.seccomp.defaultErrnoRet".to_owned()
+        })?;
         // Every call would wait for an agent that cannot have been told of the listener yet: init
         // has to make calls after this one. runc refuses it as well.
         if default.kind == LinuxSeccompAction::ScmpActNotify {
@@ -103,14 +98,8 @@ impl<'a> Plan<'a> {
             ));
         }
         let rules = seccomp.syscalls().as_deref().unwrap_or_default();
-        let rules = rules
-            .iter()
-            .enumerate()
-            .map(Rule::new)
-            .collect::<Result<Vec<_>, _>>()?;
-        let notify = rules
-            .iter()
-            .any(|rule| rule.action.kind == LinuxSeccompAction::ScmpActNotify);
+        let rules = rules.iter().enumerate().map(Rule::new).collect::<Result<Vec<_>, _>>()?;
+        let notify = rules.iter().any(|rule| rule.action.kind == LinuxSeccompAction::ScmpActNotify);
         check_listener(seccomp, notify)?;
         Ok(Self {
             default,
@@ -162,10 +151,7 @@ impl<'a> Rule<'a> {
         if action.kind == LinuxSeccompAction::ScmpActNotify
             && entry.names().iter().any(|name| name == "write")
         {
-            return Err(wrong(
-                field("action"),
-                "SCMP_ACT_NOTIFY cannot be used for write",
-            ));
+            return Err(wrong(field("action"), "SCMP_ACT_NOTIFY cannot be used for write"));
         }
         let args = entry.args().as_deref().unwrap_or_default();
         for (at, arg) in args.iter().enumerate() {
@@ -176,11 +162,7 @@ impl<'a> Rule<'a> {
                 ));
             }
         }
-        Ok(Self {
-            names: entry.names(),
-            action,
-            args,
-        })
+        Ok(Self { names: entry.names(), action, args })
     }
 
     /// Whether an argument is compared more than once.
@@ -199,32 +181,19 @@ impl<'a> Rule<'a> {
 }
 
 fn check_listener(seccomp: &LinuxSeccomp, notify: bool) -> Result<(), Error> {
-    let path = seccomp
-        .listener_path()
-        .as_deref()
-        .filter(|path| !path.as_os_str().is_empty());
+    let path = seccomp.listener_path().as_deref().filter(|path| !path.as_os_str().is_empty());
     let metadata = seccomp.listener_metadata().as_deref().unwrap_or_default();
     if notify && path.is_none() {
-        return Err(wrong(
-            "linux.seccomp.listenerPath",
-            "not set, but SCMP_ACT_NOTIFY needs it",
-        ));
+        return Err(wrong("linux.seccomp.listenerPath", "not set, but SCMP_ACT_NOTIFY needs it"));
     }
     if !metadata.is_empty() && path.is_none() {
-        return Err(wrong(
-            "linux.seccomp.listenerMetadata",
-            "set without listenerPath",
-        ));
+        return Err(wrong("linux.seccomp.listenerMetadata", "set without listenerPath"));
     }
     Ok(())
 }
 
 fn flags(flags: &[LinuxSeccompFilterFlag], notify: bool) -> u32 {
-    let mut bits = if notify {
-        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
-    } else {
-        0
-    };
+    let mut bits = if notify { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
     for flag in flags {
         bits |= match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
@@ -244,8 +213,5 @@ fn flags(flags: &[LinuxSeccompFilterFlag], notify: bool) -> u32 {
 }
 
 fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Error {
-    Error::Field {
-        field: field.into(),
-        problem: problem.into(),
-    }
+    Error::Field { field: field.into(), problem: problem.into() }
 }

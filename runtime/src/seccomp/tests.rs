@@ -36,85 +36,36 @@ fn refusal(value: Value) -> String {
 }
 
 fn native(name: &str) -> u32 {
-    ScmpSyscall::from_name(name)
-        .unwrap()
-        .as_raw_syscall()
-        .try_into()
-        .unwrap()
+    ScmpSyscall::from_name(name).unwrap().as_raw_syscall().try_into().unwrap()
 }
 
 /// What `filter` returns for a call of this machine's architecture.
 fn ret(filter: &Filter, name: &str, args: &[u64]) -> u32 {
     let mut all = [0; 6];
     all[..args.len()].copy_from_slice(args);
-    let arch = if cfg!(target_arch = "aarch64") {
-        AARCH64
-    } else {
-        X86_64
-    };
-    run(
-        filter.program(),
-        Call {
-            arch,
-            nr: native(name),
-            args: all,
-        },
-    )
-    .ret
+    let arch = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
+    run(filter.program(), Call { arch, nr: native(name), args: all }).ret
 }
 
 fn number(filter: &Filter, arch: u32, nr: u32) -> u32 {
-    run(
-        filter.program(),
-        Call {
-            arch,
-            nr,
-            args: [0; 6],
-        },
-    )
-    .ret
+    run(filter.program(), Call { arch, nr, args: [0; 6] }).ret
 }
 
 #[test]
 fn containerds_default_profile_decides_as_it_says() {
     let filter = filter(&containerd(), None).unwrap();
-    for name in [
-        "read",
-        "execve",
-        "openat2",
-        "ptrace",
-        "chroot",
-        "arch_prctl",
-        "seccomp",
-    ] {
+    for name in ["read", "execve", "openat2", "ptrace", "chroot", "arch_prctl", "seccomp"] {
         assert_eq!(ret(&filter, name, &[]), SECCOMP_RET_ALLOW, "{name}");
     }
-    for name in [
-        "mount",
-        "unshare",
-        "setns",
-        "bpf",
-        "init_module",
-        "keyctl",
-        "io_uring_setup",
-    ] {
+    for name in ["mount", "unshare", "setns", "bpf", "init_module", "keyctl", "io_uring_setup"] {
         assert_eq!(ret(&filter, name, &[]), EPERM, "{name}");
     }
     assert_eq!(ret(&filter, "clone3", &[]), ENOSYS);
-    assert_eq!(
-        ret(&filter, "clone", &[libc::SIGCHLD as u64]),
-        SECCOMP_RET_ALLOW
-    );
+    assert_eq!(ret(&filter, "clone", &[libc::SIGCHLD as u64]), SECCOMP_RET_ALLOW);
     assert_eq!(ret(&filter, "clone", &[libc::CLONE_NEWUSER as u64]), EPERM);
     assert_eq!(ret(&filter, "socket", &[libc::AF_VSOCK as u64]), EPERM);
-    assert_eq!(
-        ret(&filter, "socket", &[libc::AF_UNIX as u64]),
-        SECCOMP_RET_ALLOW
-    );
-    assert_eq!(
-        ret(&filter, "personality", &[0xffff_ffff]),
-        SECCOMP_RET_ALLOW
-    );
+    assert_eq!(ret(&filter, "socket", &[libc::AF_UNIX as u64]), SECCOMP_RET_ALLOW);
+    assert_eq!(ret(&filter, "personality", &[0xffff_ffff]), SECCOMP_RET_ALLOW);
     assert_eq!(ret(&filter, "personality", &[0x40000]), EPERM);
     assert!(filter.program().len() < 700, "{}", filter.program().len());
     assert_eq!(filter.flags(), 0);
@@ -127,15 +78,9 @@ fn each_architecture_has_its_own_numbers() {
     let filter = filter(&containerd(), None).unwrap();
     assert_eq!(number(&filter, X86_64, libc::SYS_mount as u32), EPERM);
     // On i386 number 165 is getresuid, and mount is 21.
-    assert_eq!(
-        number(&filter, I386, libc::SYS_mount as u32),
-        SECCOMP_RET_ALLOW
-    );
+    assert_eq!(number(&filter, I386, libc::SYS_mount as u32), SECCOMP_RET_ALLOW);
     assert_eq!(number(&filter, I386, 21), EPERM);
-    assert_eq!(
-        number(&filter, X86_64, X32 | libc::SYS_getpid as u32),
-        SECCOMP_RET_ALLOW
-    );
+    assert_eq!(number(&filter, X86_64, X32 | libc::SYS_getpid as u32), SECCOMP_RET_ALLOW);
     assert_eq!(number(&filter, X86_64, X32 | libc::SYS_mount as u32), EPERM);
     assert_eq!(number(&filter, AARCH64, 0), SECCOMP_RET_KILL_THREAD);
 
@@ -143,15 +88,9 @@ fn each_architecture_has_its_own_numbers() {
         "defaultAction": "SCMP_ACT_ERRNO",
         "syscalls": [{"names": ["getpid", "mount_setattr"], "action": "SCMP_ACT_ALLOW"}],
     }));
-    assert_eq!(
-        number(&native, X86_64, libc::SYS_getpid as u32),
-        SECCOMP_RET_ALLOW
-    );
+    assert_eq!(number(&native, X86_64, libc::SYS_getpid as u32), SECCOMP_RET_ALLOW);
     assert_eq!(number(&native, I386, 20), SECCOMP_RET_KILL_THREAD);
-    assert_eq!(
-        number(&native, X86_64, X32 | libc::SYS_getpid as u32),
-        SECCOMP_RET_KILL_THREAD
-    );
+    assert_eq!(number(&native, X86_64, X32 | libc::SYS_getpid as u32), SECCOMP_RET_KILL_THREAD);
 }
 
 #[test]
@@ -164,17 +103,11 @@ fn the_binary_tree_decides_as_the_list_does_in_fewer_steps() {
     context.set_ctl_optimize(1).unwrap();
     let list = compile::export(&context).unwrap();
     let (mut most_tree, mut most_list) = (0, 0);
-    let numbers = (0..700)
-        .chain(X32..X32 + 700)
-        .chain([u32::MAX, u32::MAX - 1]);
+    let numbers = (0..700).chain(X32..X32 + 700).chain([u32::MAX, u32::MAX - 1]);
     for nr in numbers {
         for arch in [X86_64, I386, AARCH64] {
             for first in [0, 8, 40, 0x20000, 0x7e02_0000, 0x1000_0000, u64::MAX] {
-                let call = Call {
-                    arch,
-                    nr,
-                    args: [first, 0, 0, 0, 0, 0],
-                };
+                let call = Call { arch, nr, args: [first, 0, 0, 0, 0, 0] };
                 let (tree, list) = (run(&tree, call), run(&list, call));
                 assert_eq!(tree.ret, list.ret, "{call:?}");
                 most_tree = most_tree.max(tree.steps);
@@ -209,26 +142,13 @@ fn the_condensed_program_decides_as_the_whole_one_does() {
         let mut whole = enosys::stub(&plan);
         whole.extend(compile::export(&compile::build(&plan).unwrap()).unwrap());
         let condensed = condense::condense(&whole).unwrap();
-        assert!(
-            condensed.len() * 10 < whole.len() * 9,
-            "{} {}",
-            condensed.len(),
-            whole.len()
-        );
+        assert!(condensed.len() * 10 < whole.len() * 9, "{} {}", condensed.len(), whole.len());
         // All that any architecture has, and numbers from everywhere.
         let scattered = (0..2000_u32).map(|index| index.wrapping_mul(0x9e37_79b9));
-        for nr in (0..700)
-            .chain(X32..X32 + 700)
-            .chain(scattered)
-            .chain([u32::MAX])
-        {
+        for nr in (0..700).chain(X32..X32 + 700).chain(scattered).chain([u32::MAX]) {
             for arch in [X86_64, I386, AARCH64, 0, nr] {
                 for first in [0, 8, 40, 0x20000, 0x7e02_0000, 0x1000_0000, u64::MAX] {
-                    let call = Call {
-                        arch,
-                        nr,
-                        args: [first, 0, 0, 0, 0, first << 30],
-                    };
+                    let call = Call { arch, nr, args: [first, 0, 0, 0, 0, first << 30] };
                     assert_eq!(run(&condensed, call).ret, run(&whole, call).ret, "{call:?}");
                 }
             }
@@ -259,11 +179,7 @@ fn all_operators_compare_as_named() {
         let hits = [value - 1, value, value + 1]
             .map(|arg| ret(&filter, "read", &[0, 0, arg]) == SECCOMP_RET_ERRNO | 9);
         assert_eq!(hits, expected, "{op}");
-        assert_eq!(
-            ret(&filter, "write", &[0, 0, value]),
-            SECCOMP_RET_ALLOW,
-            "{op}"
-        );
+        assert_eq!(ret(&filter, "write", &[0, 0, value]), SECCOMP_RET_ALLOW, "{op}");
     }
 
     let masked = compiled(json!({
@@ -305,32 +221,14 @@ fn conditions_on_one_argument_are_alternatives_and_on_several_are_joined() {
 fn all_actions_return_what_they_are_named_for() {
     let cases = [
         (json!({"action": "SCMP_ACT_KILL"}), SECCOMP_RET_KILL_THREAD),
-        (
-            json!({"action": "SCMP_ACT_KILL_THREAD"}),
-            SECCOMP_RET_KILL_THREAD,
-        ),
-        (
-            json!({"action": "SCMP_ACT_KILL_PROCESS"}),
-            SECCOMP_RET_KILL_PROCESS,
-        ),
+        (json!({"action": "SCMP_ACT_KILL_THREAD"}), SECCOMP_RET_KILL_THREAD),
+        (json!({"action": "SCMP_ACT_KILL_PROCESS"}), SECCOMP_RET_KILL_PROCESS),
         (json!({"action": "SCMP_ACT_TRAP"}), SECCOMP_RET_TRAP),
         (json!({"action": "SCMP_ACT_ERRNO"}), EPERM),
-        (
-            json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 0}),
-            SECCOMP_RET_ERRNO,
-        ),
-        (
-            json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 4094}),
-            SECCOMP_RET_ERRNO | 4094,
-        ),
-        (
-            json!({"action": "SCMP_ACT_TRACE"}),
-            SECCOMP_RET_TRACE | libc::EPERM as u32,
-        ),
-        (
-            json!({"action": "SCMP_ACT_TRACE", "errnoRet": 65535}),
-            SECCOMP_RET_TRACE | 65535,
-        ),
+        (json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 0}), SECCOMP_RET_ERRNO),
+        (json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 4094}), SECCOMP_RET_ERRNO | 4094),
+        (json!({"action": "SCMP_ACT_TRACE"}), SECCOMP_RET_TRACE | libc::EPERM as u32),
+        (json!({"action": "SCMP_ACT_TRACE", "errnoRet": 65535}), SECCOMP_RET_TRACE | 65535),
         (json!({"action": "SCMP_ACT_LOG"}), SECCOMP_RET_LOG),
         (json!({"action": "SCMP_ACT_NOTIFY"}), SECCOMP_RET_USER_NOTIF),
     ];
@@ -341,11 +239,7 @@ fn all_actions_return_what_they_are_named_for() {
         }));
         assert_eq!(ret(&filter, "getpid", &[]), expected, "{rule}");
         assert_eq!(ret(&filter, "getppid", &[]), SECCOMP_RET_ALLOW, "{rule}");
-        assert_eq!(
-            filter.needs_listener(),
-            expected == SECCOMP_RET_USER_NOTIF,
-            "{rule}"
-        );
+        assert_eq!(filter.needs_listener(), expected == SECCOMP_RET_USER_NOTIF, "{rule}");
     }
 
     let default = compiled(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 13}));
@@ -382,16 +276,9 @@ fn calls_newer_than_the_profile_get_enosys() {
             "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}],
         }))
     };
-    let all = with(
-        &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-        "SCMP_ACT_ERRNO",
-    );
+    let all = with(&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "SCMP_ACT_ERRNO");
     for (arch, newest, bit) in [(X86_64, 268, 0), (X86_64, 268, X32), (I386, 306, 0)] {
-        assert_eq!(
-            number(&all, arch, bit | newest),
-            SECCOMP_RET_ALLOW,
-            "{newest}"
-        );
+        assert_eq!(number(&all, arch, bit | newest), SECCOMP_RET_ALLOW, "{newest}");
         assert_eq!(number(&all, arch, bit | (newest - 1)), EPERM, "{newest}");
         assert_eq!(number(&all, arch, bit | (newest + 1)), ENOSYS, "{newest}");
         assert_eq!(number(&all, arch, bit | 1_000_000), ENOSYS, "{newest}");
@@ -402,18 +289,11 @@ fn calls_newer_than_the_profile_get_enosys() {
     let native = with(&[], "SCMP_ACT_KILL_PROCESS");
     assert_eq!(number(&native, X86_64, 269), ENOSYS);
     assert_eq!(number(&native, X86_64, 267), SECCOMP_RET_KILL_PROCESS);
-    assert_eq!(
-        number(&native, X86_64, X32 | 1_000_000),
-        SECCOMP_RET_KILL_THREAD
-    );
+    assert_eq!(number(&native, X86_64, X32 | 1_000_000), SECCOMP_RET_KILL_THREAD);
     assert_eq!(number(&native, I386, 1_000_000), SECCOMP_RET_KILL_THREAD);
 
     for open in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"] {
-        assert_ne!(
-            number(&with(&[], open), X86_64, 1_000_000),
-            ENOSYS,
-            "{open}"
-        );
+        assert_ne!(number(&with(&[], open), X86_64, 1_000_000), ENOSYS, "{open}");
     }
     let nothing = compiled(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38}));
     assert_eq!(number(&nothing, X86_64, 1_000_000), ENOSYS);
@@ -512,32 +392,11 @@ fn flags_are_those_of_seccomp_2() {
         }))
         .flags()
     };
-    assert_eq!(
-        with(json!(["SECCOMP_FILTER_FLAG_LOG"]), "SCMP_ACT_ERRNO"),
-        2
-    );
-    assert_eq!(
-        with(json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), "SCMP_ACT_ERRNO"),
-        4
-    );
-    assert_eq!(
-        with(json!(["SECCOMP_FILTER_FLAG_TSYNC"]), "SCMP_ACT_ERRNO"),
-        0
-    );
-    assert_eq!(
-        with(
-            json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]),
-            "SCMP_ACT_ERRNO"
-        ),
-        0
-    );
-    assert_eq!(
-        with(
-            json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]),
-            "SCMP_ACT_NOTIFY"
-        ),
-        40
-    );
+    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_LOG"]), "SCMP_ACT_ERRNO"), 2);
+    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), "SCMP_ACT_ERRNO"), 4);
+    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_TSYNC"]), "SCMP_ACT_ERRNO"), 0);
+    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), "SCMP_ACT_ERRNO"), 0);
+    assert_eq!(with(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), "SCMP_ACT_NOTIFY"), 40);
     assert_eq!(with(json!([]), "SCMP_ACT_NOTIFY"), 8);
 }
 
@@ -547,11 +406,7 @@ fn a_filter_from_the_cache_is_the_one_that_was_compiled() {
     let path = dir.path().join("seccomp");
     let cache = Cache::open(&path).unwrap();
     let bytes = |filter: &Filter| -> Vec<(u16, u8, u8, u32)> {
-        filter
-            .program()
-            .iter()
-            .map(|i| (i.code, i.jt, i.jf, i.k))
-            .collect()
+        filter.program().iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
     };
     let compiled = filter(&containerd(), None).unwrap();
     for _ in 0..2 {
@@ -567,10 +422,7 @@ fn a_filter_from_the_cache_is_the_one_that_was_compiled() {
     let mut damaged = sound.clone();
     *damaged.last_mut().unwrap() ^= 1;
     std::fs::write(&entry, damaged).unwrap();
-    assert_eq!(
-        bytes(&filter(&containerd(), Some(&cache)).unwrap()),
-        bytes(&compiled)
-    );
+    assert_eq!(bytes(&filter(&containerd(), Some(&cache)).unwrap()), bytes(&compiled));
     assert_eq!(std::fs::read(&entry).unwrap(), sound);
 }
 
@@ -584,12 +436,8 @@ fn whatever_changes_the_program_changes_the_key() {
             "args": [{"index": 0, "value": 1, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ"}],
         }],
     });
-    let key = |value: &Value| {
-        format!(
-            "{:?}",
-            Key::of(&Plan::new(&section(value.clone())).unwrap())
-        )
-    };
+    let key =
+        |value: &Value| format!("{:?}", Key::of(&Plan::new(&section(value.clone())).unwrap()));
     let changes: [(&str, Value); 10] = [
         ("/defaultAction", json!("SCMP_ACT_KILL")),
         ("/defaultErrnoRet", json!(2)),
