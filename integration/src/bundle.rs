@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::examples;
 use crate::hostmount::HostMount;
 use crate::{Cli, Container};
 
@@ -53,6 +54,46 @@ impl Bundle {
     /// The same with `sh -c script` as the container's program.
     pub fn sh(script: &str) -> Self {
         Bundle::new().args(&["sh", "-c", script])
+    }
+
+    /// A bundle without anything in its rootfs but one example module, which is
+    /// its program: what an image `FROM scratch` gives.
+    ///
+    /// # Panics
+    /// If the example is not built; [`crate::needs_wasm!`] comes first.
+    pub fn wasm(example: &str, arguments: &[&str]) -> Self {
+        let name = format!("{example}.wasm");
+        let from = examples::find(&name).unwrap_or_else(|| panic!("{name} is not built"));
+        Bundle::module(&name, &fs::read(from).unwrap()).arguments(arguments)
+    }
+
+    /// The same with these bytes as the module, under this name.
+    pub fn module(name: &str, bytes: &[u8]) -> Self {
+        let bundle = Bundle::new();
+        fs::remove_dir_all(bundle.rootfs()).unwrap();
+        fs::create_dir(bundle.rootfs()).unwrap();
+        fs::write(bundle.rootfs().join(name), bytes).unwrap();
+        let bundle = bundle.args(&[&format!("/{name}")]);
+        bundle.annotation("module.wasm.image/variant", "compat")
+    }
+
+    /// Adds arguments to those that there are.
+    pub fn arguments(self, arguments: &[&str]) -> Self {
+        arguments
+            .iter()
+            .fold(self, |bundle, argument| bundle.push("/process/args", json!(argument)))
+    }
+
+    /// Sets an annotation.
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.config["annotations"][name] = json!(value);
+        self
+    }
+
+    /// Takes away all annotations.
+    pub fn no_annotations(mut self) -> Self {
+        self.config["annotations"] = json!({});
+        self
     }
 
     /// The bundle's folder.

@@ -19,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// One command line of the binary under test, not yet run.
 #[derive(Debug, Default)]
 pub struct Cli {
+    binary: Option<PathBuf>,
     args: Vec<OsString>,
     wrapper: Vec<OsString>,
     envs: Vec<(OsString, OsString)>,
@@ -45,6 +46,12 @@ impl Cli {
     /// Adds one argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().into());
+        self
+    }
+
+    /// Runs this copy of the binary under test.
+    pub fn binary(mut self, path: impl AsRef<Path>) -> Self {
+        self.binary = Some(path.as_ref().into());
         self
     }
 
@@ -75,7 +82,7 @@ impl Cli {
 
     /// The command for the caller to spawn with stdio of its own.
     pub fn command(&self) -> Command {
-        let program = binary::path().as_os_str().to_owned();
+        let program = self.binary.as_deref().unwrap_or(binary::path()).as_os_str().to_owned();
         let mut words = self.wrapper.iter().chain([&program]).chain(&self.args);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).envs(self.envs.iter().cloned());

@@ -168,8 +168,7 @@ fn build<'a>(
     };
     undo.init = Some(pidfd.try_clone().step(|| "keep init's pidfd".to_owned())?);
     log::debug!("container {}: init is process {pid}", state.id);
-    // Everything of init's but the plan is closed on this side.
-    let Init { plan, .. } = init;
+    let plan = init.into_plan();
     if let Some(maps) = plan.namespaces.maps() {
         maps.write(pid)?;
         tell(&channel, ToInit::Mapped)?;

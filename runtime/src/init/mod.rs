@@ -56,6 +56,14 @@ pub struct Init {
     pub preserve_fds: u32,
 }
 
+impl Init {
+    /// On the runtime's side, after the clone: all that is init's is closed, above all its end of
+    /// the channel, without which its death would not be seen.
+    pub fn into_plan(self) -> Plan {
+        self.plan
+    }
+}
+
 /// Everything from here to the workload. Holds, at its beginning: the runtime's root, mounts and
 /// network, its uid and capabilities, a pid namespace and user namespace of its own if the
 /// container has them.

@@ -28,8 +28,9 @@ pub fn attach(plan: &Plan, tree: &OwnedFd) -> Result<OwnedFd, Error> {
         Err(Errno::ACCESS) => open_dir("/".as_ref()).step(step)?,
         place => place.step(step)?,
     };
-    if propagation == libc::MS_SHARED {
-        // What is attached must not appear on the host; pivot_root(2) demands it, too.
+    if plan.rootfs_propagation.is_some() {
+        // What is attached must not appear on the host; pivot_root(2) demands it, too. Without a
+        // word in the config it is a slave of the host's already.
         make_mount_private(&plan.rootfs_path).step(step)?;
     }
     super::mounts::attach(tree, &place).step(step)?;

@@ -61,9 +61,7 @@ pub fn state(cache: &Cache, key: &Key) -> Result<State, kiln_wasm::Error> {
 
 /// Leaves a note in the cache that somebody tries to compile for `key`.
 pub fn note_attempt(cache: &Cache, key: &Key) -> Result<(), Box<dyn std::error::Error>> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let pending = cache.begin(key)?;
     let mut file = File::options().write(true).open(pending.path())?;
     writeln!(file, "{NOTE}{}", now.as_secs())?;
@@ -72,10 +70,7 @@ pub fn note_attempt(cache: &Cache, key: &Key) -> Result<(), Box<dyn std::error::
 }
 
 fn note_time(start: &[u8]) -> Option<SystemTime> {
-    let seconds = std::str::from_utf8(start)
-        .ok()?
-        .strip_prefix(NOTE)?
-        .trim_end();
+    let seconds = std::str::from_utf8(start).ok()?.strip_prefix(NOTE)?.trim_end();
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds.parse().ok()?))
 }
 
@@ -95,9 +90,8 @@ pub fn compiled(module: &Module, folder: Option<&Folder>) -> Option<OwnedFd> {
         let missing = matches!(state, State::Missing) && cache.try_lock(&key)?.is_some();
         Ok((state, missing))
     });
-    let (state, missing) = found
-        .inspect_err(|error| log::warn!("compiled modules are not used: {error}"))
-        .ok()?;
+    let (state, missing) =
+        found.inspect_err(|error| log::warn!("compiled modules are not used: {error}")).ok()?;
     if let (true, Some(folder)) = (missing, folder)
         && let Err(error) = compile_in_background(module, folder)
     {
@@ -151,15 +145,9 @@ mod tests {
         note_attempt(&cache, &key).unwrap();
         assert!(matches!(state(&cache, &key).unwrap(), State::Tried));
         put(&cache, &key, format!("{NOTE}1000\n").as_bytes());
-        assert!(
-            matches!(state(&cache, &key).unwrap(), State::Missing),
-            "long ago"
-        );
+        assert!(matches!(state(&cache, &key).unwrap(), State::Missing), "long ago");
         put(&cache, &key, b"torn");
-        assert!(
-            matches!(state(&cache, &key).unwrap(), State::Missing),
-            "no code"
-        );
+        assert!(matches!(state(&cache, &key).unwrap(), State::Missing), "no code");
         put(&cache, &key, b"\x7fELF...");
         assert!(matches!(state(&cache, &key).unwrap(), State::Compiled(_)));
     }

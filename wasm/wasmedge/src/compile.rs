@@ -37,10 +37,7 @@ pub fn main(modules: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let mut code = ExitCode::SUCCESS;
     for path in modules {
-        match Cache::open()
-            .map_err(Into::into)
-            .and_then(|cache| warm(&cache, &path))
-        {
+        match Cache::open().map_err(Into::into).and_then(|cache| warm(&cache, &path)) {
             Ok(compiled) => println!("{}: {}", path.display(), compiled.display()),
             Err(error) => {
                 eprintln!("kiln: {}: {error}", path.display());
@@ -69,20 +66,13 @@ fn in_background() -> Outcome<()> {
 fn warm(cache: &Cache, path: &Path) -> Outcome<PathBuf> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-    let module = Module::read(
-        Entrypoint {
-            file,
-            path: path.to_owned(),
-        },
-        false,
-    )?;
+    let module = Module::read(Entrypoint { file, path: path.to_owned() }, false)?;
     let key = aot::key(&module);
     let lock = cache.lock(&key)?;
     match aot::state(cache, &key)? {
-        State::Compiled(file) => Ok(std::fs::read_link(format!(
-            "/proc/self/fd/{}",
-            number(&file)
-        ))?),
+        State::Compiled(file) => {
+            Ok(std::fs::read_link(format!("/proc/self/fd/{}", number(&file)))?)
+        }
         // The user has asked for it, whatever came of it before.
         State::Tried | State::Missing => compile(&module, cache, &key, &lock),
     }
@@ -99,9 +89,7 @@ fn compile(module: &Module, cache: &Cache, key: &Key, _lock: &KeyLock<'_>) -> Ou
     aot::note_attempt(cache, key)?;
     let pending = cache.begin(key)?;
     let output = CString::new(pending.path().as_os_str().as_bytes())?;
-    load::with_proposals(module, true, |config| {
-        sys::compile(config, module.bytes(), &output)
-    })?;
+    load::with_proposals(module, true, |config| sys::compile(config, module.bytes(), &output))?;
     let compiled = pending.commit();
     Ok(compiled.map_err(|error: Error| error)?.path)
 }

@@ -26,13 +26,7 @@ impl Folder {
         libraries.push(":");
         libraries.push(path("run"));
         let (loader, program) = (path("ld.so"), path("kiln-wasmedge"));
-        vec![
-            loader,
-            "--library-path".into(),
-            libraries,
-            program,
-            compile::COMMAND.into(),
-        ]
+        vec![loader, "--library-path".into(), libraries, program, compile::COMMAND.into()]
     }
 }
 
@@ -44,9 +38,7 @@ mod tests {
     fn only_an_absolute_first_argument_tells() {
         assert!(Folder::of(Path::new("kiln-wasmedge")).is_none());
         assert!(Folder::of(Path::new("engine/kiln-wasmedge")).is_none());
-        let command = Folder::of(Path::new("/lib/kiln/kiln-wasmedge"))
-            .unwrap()
-            .compiler();
+        let command = Folder::of(Path::new("/lib/kiln/kiln-wasmedge")).unwrap().compiler();
         let line = command.join(std::ffi::OsStr::new(" "));
         assert_eq!(
             line,

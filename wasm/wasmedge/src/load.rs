@@ -58,16 +58,9 @@ impl Loaded {
             None => parse(module)?,
         };
         if let Some(import) = wasi.mismatch(&loaded) {
-            return Err(Error::ImportType {
-                path: path(module),
-                import,
-            });
+            return Err(Error::ImportType { path: path(module), import });
         }
-        Ok(Loaded {
-            config,
-            module: loaded,
-            wasi,
-        })
+        Ok(Loaded { config, module: loaded, wasi })
     }
 
     /// What its guest will see.
@@ -93,20 +86,16 @@ pub fn check(module: &Module, wasi: &Wasi) -> Result<(), kiln_wasm::Error> {
 /// Interpreted, unless the module has native code of its own that is trusted.
 fn parse(module: &Module) -> Result<(Config, sys::Module), Error> {
     let trusted = module.native_code() == NativeCode::Trusted;
-    with_proposals(module, trusted, |config| {
-        sys::Module::from_bytes(config, module.bytes())
-    })
+    with_proposals(module, trusted, |config| sys::Module::from_bytes(config, module.bytes()))
 }
 
 /// From the cache. A file that cannot be loaded costs the speed, not the container.
 pub fn native(module: &Module, compiled: &OwnedFd) -> Option<(Config, sys::Module)> {
     // By descriptor: the cache may drop the name meanwhile.
     let file = std::ffi::CString::new(format!("/proc/self/fd/{}", compiled.as_raw_fd())).ok()?;
-    with_proposals(module, true, |config| {
-        sys::Module::from_shared_object(config, &file)
-    })
-    .inspect_err(|error| log::warn!("interpreting, compiled code was not usable: {error}"))
-    .ok()
+    with_proposals(module, true, |config| sys::Module::from_shared_object(config, &file))
+        .inspect_err(|error| log::warn!("interpreting, compiled code was not usable: {error}"))
+        .ok()
 }
 
 /// Calls `load` without any proposal beyond WebAssembly 2.0, which is enough for nearly every
@@ -123,24 +112,15 @@ pub fn with_proposals<T>(
     };
     let needed = proposals::needed(module.bytes()).unwrap_or_default();
     if needed.is_empty() {
-        return Err(Error::Engine {
-            path: path(module),
-            failure,
-        });
+        return Err(Error::Engine { path: path(module), failure });
     }
     let known = needed.iter().map(|&proposal| {
-        sys::proposal(proposal).ok_or_else(|| Error::Proposal {
-            path: path(module),
-            proposal,
-        })
+        sys::proposal(proposal).ok_or_else(|| Error::Proposal { path: path(module), proposal })
     });
     let config = Config::new(&known.collect::<Result<Vec<_>, _>>()?, native);
     match load(&config) {
         Ok(loaded) => Ok((config, loaded)),
-        Err(failure) => Err(Error::Engine {
-            path: path(module),
-            failure,
-        }),
+        Err(failure) => Err(Error::Engine { path: path(module), failure }),
     }
 }
 

@@ -23,10 +23,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let program = args.next();
-    if args
-        .next()
-        .is_some_and(|command| command == compile::COMMAND)
-    {
+    if args.next().is_some_and(|command| command == compile::COMMAND) {
         return compile::main(args);
     }
     kiln::main_with(Some(Box::new(engine::WasmEdge::new(program))))

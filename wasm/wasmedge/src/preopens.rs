@@ -19,10 +19,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-
-/// WasmEdge's notation, `GUEST:HOST`, for each directory that can be opened. Called in the
-/// container's root and working directory.
+/// WasmEdge's notation, `GUEST:HOST`, for each of them; it passes over what it cannot open.
+/// Called in the container's root and working directory.
 pub fn preopens(cwd: &Path, mounts: &[&Path]) -> Vec<CString> {
     let mut names = vec![cwd.to_owned(), PathBuf::from("/")];
     names.extend(mounts.iter().map(|mount| mount.to_path_buf()));
@@ -32,14 +30,10 @@ pub fn preopens(cwd: &Path, mounts: &[&Path]) -> Vec<CString> {
     names.push(PathBuf::from("."));
     let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
-    names
-        .iter()
-        .filter(|name| is_open_to_us(name))
-        .filter_map(|name| notation(name))
-        .collect()
+    names.iter().filter_map(|name| notation(name)).collect()
 }
 
-/// The directories of the root, in the order of their names.
+/// What lies in the root, in the order of the names.
 fn top_level() -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/").into_iter().flatten().flatten();
     let mut names: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -47,19 +41,18 @@ fn top_level() -> Vec<PathBuf> {
     names
 }
 
-/// A preopen that fails leaves a gap, at which guests stop to look for more.
-fn is_open_to_us(path: &Path) -> bool {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).is_ok()
-}
-
-/// A name with a colon cannot be written; it is still there below `/`.
-fn notation(path: &Path) -> Option<CString> {
-    let name = path.as_os_str().as_bytes();
-    if name.contains(&b':') {
+/// WasmEdge follows no symbolic link that the host's name ends in, and takes the first colon
+/// for the end of the guest's name. What cannot be written is still there below `/`.
+fn notation(guest: &Path) -> Option<CString> {
+    let host = match guest.is_symlink() {
+        true => guest.canonicalize().ok()?,
+        false => guest.to_owned(),
+    };
+    let [guest, host] = [guest, &host].map(|path| path.as_os_str().as_bytes());
+    if guest.contains(&b':') || host.contains(&b':') {
         return None;
     }
-    CString::new([name, b":", name].concat()).ok()
+    CString::new([guest, b":", host].concat()).ok()
 }
 
 #[cfg(test)]
@@ -69,31 +62,21 @@ mod tests {
     fn names(cwd: &str, mounts: &[&str]) -> Vec<String> {
         let mounts: Vec<&Path> = mounts.iter().map(Path::new).collect();
         let written = preopens(Path::new(cwd), &mounts);
-        written
-            .iter()
-            .map(|name| name.to_str().unwrap().to_owned())
-            .collect()
+        written.iter().map(|name| name.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn below_the_root() {
         let none = names("/", &[]);
         assert_eq!(none, ["/:/", ".:."]);
-        let some = names("/", &["/proc", "/etc/passwd", "/no/such", "/proc"]);
-        assert_eq!(
-            some,
-            ["/:/", "/proc:/proc", ".:."],
-            "directories only, each once"
-        );
+        let some = names("/", &["/proc", "/dev/shm", "/proc"]);
+        assert_eq!(some, ["/:/", "/proc:/proc", "/dev/shm:/dev/shm", ".:."], "each once");
     }
 
     #[test]
     fn below_another_directory() {
         let names = names("/usr/bin", &["/proc/sys"]);
-        assert_eq!(
-            names[..3],
-            ["/usr/bin:/usr/bin", "/:/", "/proc/sys:/proc/sys"]
-        );
+        assert_eq!(names[..3], ["/usr/bin:/usr/bin", "/:/", "/proc/sys:/proc/sys"]);
         assert!(names.contains(&"/etc:/etc".to_owned()));
         assert_eq!(names.last().unwrap(), ".:.");
     }
@@ -102,5 +85,14 @@ mod tests {
     fn colons_cannot_be_written() {
         let dir = tempfile::Builder::new().prefix("a:b").tempdir().unwrap();
         assert_eq!(names("/", &[dir.path().to_str().unwrap()]), ["/:/", ".:."]);
+    }
+
+    #[test]
+    fn links_are_resolved_for_wasmedge() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/proc", &link).unwrap();
+        let link = link.to_str().unwrap();
+        assert_eq!(names(link, &[])[0], format!("{link}:/proc"));
     }
 }

@@ -94,10 +94,8 @@ impl Module {
     /// Parses and validates `bytes`, which begin with the wasm magic: WasmEdge would load an
     /// ELF file as well.
     pub fn from_bytes(config: &Config, bytes: &[u8]) -> Result<Self, Failure> {
-        let length = u32::try_from(bytes.len()).map_err(|_| Failure {
-            message: "more than 4 GiB long",
-            code: u32::MAX,
-        })?;
+        let length = u32::try_from(bytes.len())
+            .map_err(|_| Failure { message: "more than 4 GiB long", code: u32::MAX })?;
         Self::load(config, |loader, module| {
             // SAFETY: the loader and the out pointer are alive, and the buffer is read during
             // the call alone.
@@ -131,10 +129,7 @@ impl Module {
             parsed?;
             let module = Module(owned(module));
             let validator = owned(ffi::WasmEdge_ValidatorCreate(config.0.as_ptr())).as_ptr();
-            let valid = check(ffi::WasmEdge_ValidatorValidate(
-                validator,
-                module.0.as_ptr(),
-            ));
+            let valid = check(ffi::WasmEdge_ValidatorValidate(validator, module.0.as_ptr()));
             ffi::WasmEdge_ValidatorDelete(validator);
             valid.map(|()| module)
         }
@@ -157,9 +152,7 @@ impl Default for Wasi {
     fn default() -> Self {
         let none = ptr::null();
         // SAFETY: lists of length zero are not read.
-        Wasi(owned(unsafe {
-            ffi::WasmEdge_ModuleInstanceCreateWASI(none, 0, none, 0, none, 0)
-        }))
+        Wasi(owned(unsafe { ffi::WasmEdge_ModuleInstanceCreateWASI(none, 0, none, 0, none, 0) }))
     }
 }
 
@@ -211,11 +204,8 @@ impl Wasi {
     }
 
     fn init(&mut self, args: &[CString], env: &[CString], preopens: &[CString]) {
-        let [args, env, preopens] = [args, env, preopens].map(|list| {
-            list.iter()
-                .map(|s| s.as_ptr())
-                .collect::<Vec<*const c_char>>()
-        });
+        let [args, env, preopens] = [args, env, preopens]
+            .map(|list| list.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>());
         // SAFETY: the instance is alive, and the lists and strings outlive the call, which
         // copies them.
         unsafe {
@@ -267,35 +257,21 @@ pub fn run(config: &Config, module: &Module, wasi: &Wasi) -> Ending {
     let result = unsafe {
         // SAFETY: every object is alive until it is deleted, instance before store and executor;
         // module and WASI outlive them all, being borrowed.
-        let executor = owned(ffi::WasmEdge_ExecutorCreate(
-            config.0.as_ptr(),
-            ptr::null_mut(),
-        ))
-        .as_ptr();
+        let executor =
+            owned(ffi::WasmEdge_ExecutorCreate(config.0.as_ptr(), ptr::null_mut())).as_ptr();
         let store = owned(ffi::WasmEdge_StoreCreate()).as_ptr();
         let mut instance = ptr::null_mut();
-        let result = check(ffi::WasmEdge_ExecutorRegisterImport(
-            executor,
-            store,
-            wasi.0.as_ptr(),
-        ))
-        .and_then(|()| {
-            let module = module.0.as_ptr();
-            check(ffi::WasmEdge_ExecutorInstantiate(
-                executor,
-                &mut instance,
-                store,
-                module,
-            ))
-        })
-        .and_then(|()| {
-            let start = ffi::WasmEdge_ModuleInstanceFindFunction(instance, string("_start"));
-            // A null function is refused with an error.
-            let (none, out) = (ptr::null(), ptr::null_mut());
-            check(ffi::WasmEdge_ExecutorInvoke(
-                executor, start, none, 0, out, 0,
-            ))
-        });
+        let result = check(ffi::WasmEdge_ExecutorRegisterImport(executor, store, wasi.0.as_ptr()))
+            .and_then(|()| {
+                let module = module.0.as_ptr();
+                check(ffi::WasmEdge_ExecutorInstantiate(executor, &mut instance, store, module))
+            })
+            .and_then(|()| {
+                let start = ffi::WasmEdge_ModuleInstanceFindFunction(instance, string("_start"));
+                // A null function is refused with an error.
+                let (none, out) = (ptr::null(), ptr::null_mut());
+                check(ffi::WasmEdge_ExecutorInvoke(executor, start, none, 0, out, 0))
+            });
         ffi::WasmEdge_ModuleInstanceDelete(instance);
         ffi::WasmEdge_StoreDelete(store);
         ffi::WasmEdge_ExecutorDelete(executor);
@@ -311,23 +287,13 @@ pub fn run(config: &Config, module: &Module, wasi: &Wasi) -> Ending {
 /// Compiles `bytes` to a shared object at `output`, which [`Module::from_shared_object`] loads.
 /// Needs the real libLLVM: with the stand-in the process ends. Takes seconds for large modules.
 pub fn compile(config: &Config, bytes: &[u8], output: &CStr) -> Result<(), Failure> {
-    compile_as(
-        ffi::WasmEdge_CompilerOutputFormat_Native,
-        config,
-        bytes,
-        output,
-    )
+    compile_as(ffi::WasmEdge_CompilerOutputFormat_Native, config, bytes, output)
 }
 
 /// As [`compile`], but to a module with the native code in a custom section.
 #[cfg(test)]
 pub fn compile_into_section(config: &Config, bytes: &[u8], output: &CStr) -> Result<(), Failure> {
-    compile_as(
-        ffi::WasmEdge_CompilerOutputFormat_Wasm,
-        config,
-        bytes,
-        output,
-    )
+    compile_as(ffi::WasmEdge_CompilerOutputFormat_Wasm, config, bytes, output)
 }
 
 fn compile_as(
@@ -355,21 +321,13 @@ fn compile_as(
 /// Whether WasmEdge writes what goes wrong to stdout itself. It does until it is told not to.
 pub fn log_errors(on: bool) {
     // SAFETY: both set a level that is kept in an atomic.
-    unsafe {
-        if on {
-            ffi::WasmEdge_LogSetErrorLevel()
-        } else {
-            ffi::WasmEdge_LogOff()
-        }
-    }
+    unsafe { if on { ffi::WasmEdge_LogSetErrorLevel() } else { ffi::WasmEdge_LogOff() } }
 }
 
 /// WasmEdge's version, such as `0.14.1`.
 pub fn version() -> &'static str {
     // SAFETY: a constant string of the library's.
-    unsafe { CStr::from_ptr(ffi::WasmEdge_VersionGet()) }
-        .to_str()
-        .unwrap_or("unknown")
+    unsafe { CStr::from_ptr(ffi::WasmEdge_VersionGet()) }.to_str().unwrap_or("unknown")
 }
 
 fn check(result: ffi::WasmEdge_Result) -> Result<(), Failure> {
@@ -380,10 +338,7 @@ fn check(result: ffi::WasmEdge_Result) -> Result<(), Failure> {
             return Ok(());
         }
         let message = CStr::from_ptr(ffi::WasmEdge_ResultGetMessage(result));
-        Err(Failure {
-            message: message.to_str().unwrap_or("unknown error"),
-            code,
-        })
+        Err(Failure { message: message.to_str().unwrap_or("unknown error"), code })
     }
 }
 
@@ -398,10 +353,8 @@ unsafe fn same_type(
         *mut ffi::WasmEdge_ValType,
         u32,
     ) -> u32;
-    let lists: [List; 2] = [
-        ffi::WasmEdge_FunctionTypeGetParameters,
-        ffi::WasmEdge_FunctionTypeGetReturns,
-    ];
+    let lists: [List; 2] =
+        [ffi::WasmEdge_FunctionTypeGetParameters, ffi::WasmEdge_FunctionTypeGetReturns];
     lists.into_iter().all(|list| {
         let types = |of| {
             let mut types = [ffi::WasmEdge_ValType { Data: [0; 8] }; 16];
@@ -413,14 +366,10 @@ unsafe fn same_type(
         // No function of WASI takes that many.
         count == other_count
             && count as usize <= one.len()
-            && one
-                .iter()
-                .zip(&other)
-                .take(count as usize)
-                .all(|(one, other)| {
-                    // SAFETY: takes the two values alone.
-                    unsafe { ffi::WasmEdge_ValTypeIsEqual(*one, *other) }
-                })
+            && one.iter().zip(&other).take(count as usize).all(|(one, other)| {
+                // SAFETY: takes the two values alone.
+                unsafe { ffi::WasmEdge_ValTypeIsEqual(*one, *other) }
+            })
     })
 }
 

@@ -46,6 +46,11 @@ impl Bundles {
         self.home.path().join("cache")
     }
 
+    /// The same for runs that are to be interpreted.
+    pub fn interpreted_cache(&self) -> PathBuf {
+        self.home.path().join("cache-interpreted")
+    }
+
     /// A bundle that runs an example with these arguments.
     pub fn example(&self, program: &str, arguments: &[&str]) -> PathBuf {
         let mut config = self.default.clone();

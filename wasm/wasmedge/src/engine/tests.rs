@@ -20,10 +20,7 @@ const WASI: &str = r#"
     (memory (export "memory") 1)"#;
 
 fn program(body: &str) -> Vec<u8> {
-    wat::parse_str(format!(
-        "(module {WASI} (func $start (export \"_start\") {body}))"
-    ))
-    .unwrap()
+    wat::parse_str(format!("(module {WASI} (func $start (export \"_start\") {body}))")).unwrap()
 }
 
 struct Bundle {
@@ -44,8 +41,7 @@ impl Bundle {
     }
 
     fn annotate(mut self, name: &str, value: &str) -> Self {
-        self.spec
-            .set_annotations(Some(HashMap::from([(name.to_owned(), value.to_owned())])));
+        self.spec.set_annotations(Some(HashMap::from([(name.to_owned(), value.to_owned())])));
         self
     }
 
@@ -53,12 +49,8 @@ impl Bundle {
     fn create(&self) -> Result<WasmEdge, String> {
         let rootfs = File::open(self.rootfs.path()).unwrap();
         let mut engine = WasmEdge::new(None);
-        engine
-            .prepare(&self.spec, rootfs.as_fd())
-            .map_err(|error| error.to_string())?;
-        engine
-            .load(rootfs.as_fd())
-            .map_err(|error| error.to_string())?;
+        engine.prepare(&self.spec, rootfs.as_fd()).map_err(|error| error.to_string())?;
+        engine.load(rootfs.as_fd()).map_err(|error| error.to_string())?;
         Ok(engine)
     }
 
@@ -92,15 +84,8 @@ fn every_exit_status_arrives() {
         let bundle = Bundle::new(&wat::parse_str(module).unwrap());
         assert_eq!(bundle.run(&["/app.wasm"], &[]), status);
     }
-    assert_eq!(
-        Bundle::new(&program("")).run(&[], &[]),
-        0,
-        "without proc_exit"
-    );
-    assert_eq!(
-        Bundle::new(&program("(call $exit (i32.const -2))")).run(&[], &[]),
-        254
-    );
+    assert_eq!(Bundle::new(&program("")).run(&[], &[]), 0, "without proc_exit");
+    assert_eq!(Bundle::new(&program("(call $exit (i32.const -2))")).run(&[], &[]), 254);
 }
 
 #[test]
@@ -110,22 +95,12 @@ fn traps_are_134() {
         "(drop (i32.load (i32.const -4)))",
         "(drop (i32.div_s (i32.const 1) (i32.const 0)))",
     ] {
-        assert_eq!(
-            Bundle::new(&program(body)).run(&["/app.wasm"], &[]),
-            134,
-            "{body}"
-        );
+        assert_eq!(Bundle::new(&program(body)).run(&["/app.wasm"], &[]), 134, "{body}");
     }
     let in_start = "(module (func $f unreachable) (start $f) (func (export \"_start\")))";
-    assert_eq!(
-        Bundle::new(&wat::parse_str(in_start).unwrap()).run(&["x"], &[]),
-        134
-    );
+    assert_eq!(Bundle::new(&wat::parse_str(in_start).unwrap()).run(&["x"], &[]), 134);
     let segment = "(module (memory 1) (data (i32.const 65536) \"x\") (func (export \"_start\")))";
-    assert_eq!(
-        Bundle::new(&wat::parse_str(segment).unwrap()).run(&["x"], &[]),
-        134
-    );
+    assert_eq!(Bundle::new(&wat::parse_str(segment).unwrap()).run(&["x"], &[]), 134);
 }
 
 #[test]
@@ -135,10 +110,7 @@ fn arguments_and_environment_are_the_specs() {
         (call $exit (i32.add (i32.mul (i32.const 16) (i32.load (i32.const 0)))
             (i32.load (i32.const 8))))";
     let bundle = Bundle::new(&program(count));
-    assert_eq!(
-        bundle.run(&["/app.wasm", "a b", ""], &["A=1", "B="]),
-        3 * 16 + 2
-    );
+    assert_eq!(bundle.run(&["/app.wasm", "a b", ""], &["A=1", "B="]), 3 * 16 + 2);
     assert_eq!(bundle.run(&["/app.wasm"], &[]), 16, "nothing of ours");
 }
 
@@ -167,10 +139,7 @@ fn the_working_directory_is_the_first_one_open() {
 fn what_is_not_a_program_is_refused_at_create() {
     let refused = |content: &[u8], wanted: &str| {
         let text = Bundle::new(content).refusal();
-        assert!(
-            text.contains(wanted) && text.contains("/app.wasm"),
-            "{text} / {wanted}"
-        );
+        assert!(text.contains(wanted) && text.contains("/app.wasm"), "{text} / {wanted}");
         assert!(!text.contains('\n'), "{text}");
     };
     refused(b"", "empty");
@@ -182,20 +151,11 @@ fn what_is_not_a_program_is_refused_at_create() {
     refused(b"#!/bin/sh\n", "script");
     let text = |text: &str| wat::parse_str(text).unwrap();
     refused(&text("(module (func (export \"run\")))"), "_start");
-    refused(
-        &text("(module (func (export \"_start\") (i32.const 1)))"),
-        "type mismatch",
-    );
-    refused(
-        &text("(module (memory i64 1) (func (export \"_start\")))"),
-        "Memory64",
-    );
+    refused(&text("(module (func (export \"_start\") (i32.const 1)))"), "type mismatch");
+    refused(&text("(module (memory i64 1) (func (export \"_start\")))"), "Memory64");
     let import = |import: &str| text(&format!("(module {import} (func (export \"_start\")))"));
     refused(&import("(import \"env\" \"gadget\" (func))"), "env.gadget");
-    refused(
-        &import("(import \"wasi_unstable\" \"fd_write\" (func))"),
-        "wasi_unstable.fd_write",
-    );
+    refused(&import("(import \"wasi_unstable\" \"fd_write\" (func))"), "wasi_unstable.fd_write");
     refused(
         &import("(import \"wasi_snapshot_preview1\" \"fly\" (func))"),
         "wasi_snapshot_preview1.fly",
@@ -206,26 +166,15 @@ fn what_is_not_a_program_is_refused_at_create() {
     );
     let mut missing = Bundle::new(b"");
     fs::remove_file(missing.rootfs.path().join("app.wasm")).unwrap();
-    assert!(
-        missing.refusal().contains("not found"),
-        "{}",
-        missing.refusal()
-    );
+    assert!(missing.refusal().contains("not found"), "{}", missing.refusal());
     missing.spec.set_process(None);
-    assert!(
-        missing.refusal().contains("process.args"),
-        "{}",
-        missing.refusal()
-    );
+    assert!(missing.refusal().contains("process.args"), "{}", missing.refusal());
 }
 
 #[test]
 fn finished_proposals_are_there_for_modules_that_need_them() {
     for (what, module) in [
-        (
-            "tail call",
-            "(func $f (return_call $g)) (func $g (call $exit (i32.const 7)))",
-        ),
+        ("tail call", "(func $f (return_call $g)) (func $g (call $exit (i32.const 7)))"),
         (
             "extended const",
             "(global $g i32 (i32.add (i32.const 3) (i32.const 4)))
@@ -271,21 +220,14 @@ fn native_code_of_an_image_is_run_only_if_it_is_trusted() {
     assert_eq!(Bundle::new(&module).run(&["/app.wasm"], &[]), 2);
     assert_eq!(trusted("false").run(&["/app.wasm"], &[]), 2);
     assert_eq!(trusted("true").run(&["/app.wasm"], &[]), 1);
-    assert!(
-        trusted("maybe")
-            .refusal()
-            .contains(annotations::TRUSTED_AOT)
-    );
+    assert!(trusted("maybe").refusal().contains(annotations::TRUSTED_AOT));
 }
 
 #[test]
 fn an_entrypoint_in_a_mount_is_loaded_once_it_is_there() {
     let mut bundle = Bundle::new(&program("(call $exit (i32.const 9))"));
     let mut mount = Mount::default();
-    mount
-        .set_destination("/".into())
-        .set_typ(Some("tmpfs".into()))
-        .set_source(None);
+    mount.set_destination("/".into()).set_typ(Some("tmpfs".into())).set_source(None);
     bundle.spec.set_mounts(Some(vec![mount]));
     assert_eq!(bundle.run(&["/app.wasm"], &[]), 9);
     fs::write(bundle.rootfs.path().join("app.wasm"), b"\x7fELF").unwrap();

@@ -16,10 +16,8 @@ const TIME_LIMIT: u32 = 600;
 /// in memory and time. `command` is a path and its arguments. Returns once the process exists;
 /// whether it could execute the path is not known.
 pub fn spawn_detached(command: &[OsString], input: OwnedFd) -> io::Result<()> {
-    let command: Vec<CString> = command
-        .iter()
-        .map(|arg| CString::new(arg.as_bytes()))
-        .collect::<Result<_, _>>()?;
+    let command: Vec<CString> =
+        command.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
     let mut args: Vec<_> = command.iter().map(|arg| arg.as_ptr()).collect();
     args.push(std::ptr::null());
     // SAFETY: this process has one thread (the engine starts none before it runs), so the child
@@ -41,10 +39,7 @@ pub fn spawn_detached(command: &[OsString], input: OwnedFd) -> io::Result<()> {
 /// # Safety
 /// `args` is null-terminated and points to strings. Replaces or ends the process.
 unsafe fn become_compiler(args: &[*const libc::c_char], input: &OwnedFd) -> ! {
-    let memory = libc::rlimit {
-        rlim_cur: MEMORY_LIMIT_BYTES,
-        rlim_max: MEMORY_LIMIT_BYTES,
-    };
+    let memory = libc::rlimit { rlim_cur: MEMORY_LIMIT_BYTES, rlim_max: MEMORY_LIMIT_BYTES };
     // SAFETY: all pointers are to live objects; of the calls, only execv must not fail.
     unsafe {
         libc::setsid();
@@ -80,10 +75,7 @@ fn reap(child: libc::pid_t) -> io::Result<()> {
 
 /// Names the process after its guest, as execve(2) would: the last component of `entrypoint`.
 pub fn set_name(entrypoint: &str) {
-    let name = Path::new(entrypoint)
-        .file_name()
-        .unwrap_or_default()
-        .as_bytes();
+    let name = Path::new(entrypoint).file_name().unwrap_or_default().as_bytes();
     if let Ok(name) = CString::new(name) {
         // The kernel takes the first 15 bytes. It is for people to read: no error matters.
         let _ = rustix::thread::set_name(&name);
@@ -123,10 +115,7 @@ mod tests {
         let report = std::fs::read_to_string(report).unwrap();
         let mut lines = report.lines();
         assert_eq!(lines.next(), Some("module"), "{report}");
-        assert!(
-            lines.any(|line| line == "0") && lines.any(|line| line == "2"),
-            "{report}"
-        );
+        assert!(lines.any(|line| line == "0") && lines.any(|line| line == "2"), "{report}");
         assert!(lines.any(|line| line == "4194304"), "{report}");
         let leaked = format!("\n{}\n", leaked.as_raw_fd());
         assert!(!report.contains(&leaked), "{report}");
