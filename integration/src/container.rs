@@ -153,6 +153,7 @@ impl Drop for Container {
             return;
         }
         leftovers::remove(&self.id, self.bundle.home());
+        let left = &left[..left.len().min(12)];
         let report = format!("left of {} after delete --force: {left:#?}\n{outcome}", self.id);
         // A second panic would abort the test program and hide the first.
         match std::thread::panicking() {

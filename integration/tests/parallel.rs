@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use kiln_integration::{Bundle, Cli, Outcome, fresh_id, kiln_only, leftovers};
+use kiln_integration::{Bundle, Cli, Container, Outcome, fresh_id, kiln_only, leftovers};
 
 const COUNT: usize = 50;
 
@@ -12,11 +12,24 @@ fn at_once(commands: impl IntoIterator<Item = Cli>) -> Vec<Outcome> {
     running.into_iter().map(|command| command.wait()).collect()
 }
 
+/// Ids on the bundle of a container, deleted by force when dropped.
+struct Swarm<'a> {
+    c: &'a Container,
+    ids: Vec<String>,
+}
+
+impl Drop for Swarm<'_> {
+    fn drop(&mut self) {
+        at_once(self.ids.iter().map(|id| self.c.cli(&["delete", "--force", id])));
+    }
+}
+
 #[test]
 fn fifty_containers_at_once() {
     let c = Bundle::new().args(&["sleep", "100"]).container();
     let bundle = c.bundle.path();
-    let ids: Vec<String> = (0..COUNT).map(|_| fresh_id()).collect();
+    let swarm = Swarm { c: &c, ids: (0..COUNT).map(|_| fresh_id()).collect() };
+    let ids = &swarm.ids;
     let all = |words: &[&str]| -> Vec<Cli> { ids.iter().map(|id| c.cli(words).arg(id)).collect() };
     let create = ["create", "--bundle", bundle.to_str().unwrap()];
     at_once(all(&create)).into_iter().for_each(|outcome| drop(outcome.ok()));
@@ -27,7 +40,7 @@ fn fifty_containers_at_once() {
         state.ok().shows("\"running\"");
     }
     at_once(all(&["delete", "--force"])).into_iter().for_each(|outcome| drop(outcome.ok()));
-    for id in &ids {
+    for id in ids {
         let left = leftovers::find(id, &c.root(), &c.bundle.home().join("none"));
         assert!(left.is_empty(), "{left:#?}");
     }
