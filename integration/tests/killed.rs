@@ -9,23 +9,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
-use kiln_integration::{Bundle, Cli, Container, eventually, json, kiln_only, reaper, skip};
+use kiln_integration::{
+    Bundle, Cli, Container, command, eventually, json, kiln_only, reaper, skip,
+};
 
 /// At how many calls each operation is killed; spread evenly over all of them.
 const POINTS: usize = 60;
-
-fn have_strace() -> bool {
-    let mut command = Command::new("strace");
-    let mut child = match command.arg("-V").stdout(std::process::Stdio::null()).spawn() {
-        Ok(child) => child,
-        Err(_) => return false,
-    };
-    let _ = child.wait();
-    true
-}
 
 /// A call in the order of the list: its name, and the how manieth of that name.
 type Point = (String, usize);
@@ -67,7 +58,7 @@ fn killed_at(cli: Cli, (name, count): &Point) {
 #[test]
 fn create_killed_at_any_call() {
     kiln_only!("1.1.5 at times leaves the cgroup of a hierarchy behind");
-    if !have_strace() {
+    if !command::exists("strace") {
         skip!("strace is not installed");
     }
     let c = Bundle::new().args(&["sleep", "100"]).container();
@@ -88,7 +79,7 @@ fn create_killed_at_any_call() {
 #[test]
 fn create_with_everything_killed_at_any_call() {
     kiln_only!("1.1.5 at times leaves the cgroup of a hierarchy behind");
-    if !have_strace() {
+    if !command::exists("strace") {
         skip!("strace is not installed");
     }
     let bundle = Bundle::new().args(&["sleep", "100"]).user_namespace(200_000);
@@ -111,7 +102,7 @@ fn create_with_everything_killed_at_any_call() {
 #[test]
 fn run_killed_at_any_call() {
     kiln_only!("1.1.5 at times leaves the cgroup of a hierarchy behind");
-    if !have_strace() {
+    if !command::exists("strace") {
         skip!("strace is not installed");
     }
     let c = Bundle::sh("exit 0").container();
@@ -127,7 +118,7 @@ fn run_killed_at_any_call() {
 
 #[test]
 fn start_and_delete_killed_at_any_call() {
-    if !have_strace() {
+    if !command::exists("strace") {
         skip!("strace is not installed");
     }
     let c = Bundle::new().args(&["sleep", "100"]).container();
@@ -151,7 +142,7 @@ fn start_and_delete_killed_at_any_call() {
 #[test]
 fn the_init_killed_during_create() {
     kiln_only!("1.1.5's init is started by re-executing /proc/self/exe, which strace -f slows");
-    if !have_strace() {
+    if !command::exists("strace") {
         skip!("strace is not installed");
     }
     let c = Bundle::new().args(&["sleep", "100"]).container();

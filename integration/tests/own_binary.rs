@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use kiln_integration::{Bundle, binary, eventually, examples, needs_wasm, proc, skip};
+use kiln_integration::{Bundle, binary, command, eventually, examples, needs_wasm, proc, skip};
 use sha2::{Digest, Sha256};
 
 /// The hash of every file that kiln runs from.
@@ -122,7 +122,7 @@ fn a_linux_container_loads_no_engine() {
     let log = c.bundle.scratch().join("strace");
     let trace = "trace=openat,openat2,open,execve,execveat";
     let strace = ["strace", "-f", "-qq", "-s", "4096", "-e", trace, "-o", log.to_str().unwrap()];
-    if std::process::Command::new("strace").arg("-V").output().is_err() {
+    if !command::exists("strace") {
         skip!("strace is not installed");
     }
     c.run_cli(&[]).under(&strace).output().ok();
