@@ -12,7 +12,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kiln_wasm::Error;
 use kiln_wasm::cache::{Cache, KeyLock};
 use kiln_wasm::key::Key;
 use kiln_wasm::locate::Entrypoint;
@@ -89,9 +88,38 @@ fn compile(module: &Module, cache: &Cache, key: &Key, _lock: &KeyLock<'_>) -> Ou
     aot::note_attempt(cache, key)?;
     let pending = cache.begin(key)?;
     let output = CString::new(pending.path().as_os_str().as_bytes())?;
-    load::with_proposals(module, true, |config| sys::compile(config, module.bytes(), &output))?;
-    let compiled = pending.commit();
-    Ok(compiled.map_err(|error: Error| error)?.path)
+    let bytes = without_custom_sections(module.bytes()).ok_or("malformed sections")?;
+    load::with_proposals(module, true, |config| sys::compile(config, &bytes, &output))?;
+    Ok(pending.commit()?.path)
+}
+
+/// The compiled module has the original in it, of which WasmEdge makes two copies whenever it
+/// loads it. Names and debugging information, often most of a module, nobody reads there.
+fn without_custom_sections(module: &[u8]) -> Option<Vec<u8>> {
+    const CUSTOM: u8 = 0;
+    let (header, mut rest) = module.split_at_checked(8)?;
+    let mut kept = header.to_vec();
+    while let Some((&id, after_id)) = rest.split_first() {
+        let (size, content) = leb128(after_id)?;
+        let (_, next) = content.split_at_checked(size)?;
+        if id != CUSTOM {
+            kept.extend_from_slice(&rest[..rest.len() - next.len()]);
+        }
+        rest = next;
+    }
+    Some(kept)
+}
+
+/// Reads a u32 in the encoding of WebAssembly, core specification, 5.2.2.
+fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().enumerate().take(5) {
+        value |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[index + 1..]));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -135,6 +163,19 @@ mod tests {
         }
         // Again, from the cache.
         compiled(&cache, EXIT).unwrap();
+    }
+
+    #[test]
+    fn custom_sections_are_left_out() {
+        let bytes = wat::parse_str(
+            "(module (@custom \"a\" (before first) \"...\") (memory 1) (func (export \"_start\"))
+             (@custom \"b\" (after last) \"...\"))",
+        );
+        let plain = wat::parse_str("(module (memory 1) (func (export \"_start\")))").unwrap();
+        assert_eq!(without_custom_sections(&bytes.unwrap()).unwrap(), plain);
+        assert_eq!(without_custom_sections(&plain[..plain.len() - 1]), None);
+        assert_eq!(leb128(&[0xe5, 0x8e, 0x26, 7]), Some((624_485, &[7][..])));
+        assert_eq!(leb128(&[0x80; 9]), None);
     }
 
     #[test]
