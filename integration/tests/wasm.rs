@@ -289,7 +289,6 @@ fn leaked_descriptors_are_not_in_the_engine() {
         let target = fs::read_link(fd.path()).unwrap_or_default();
         let target = target.to_string_lossy();
         assert!(!target.contains("passwd") && target != "/etc", "{target}");
-        assert!(!target.contains("cgroup") && !target.contains("kiln-it"), "{target}");
     }
 }
 
