@@ -36,11 +36,24 @@ wasmedge_in() {
     return 1
 }
 
-# Exports what the build of kiln-wasmedge reads, after wasmedge_find. The folder
-# handed to the linker holds libwasmedge alone: beside it there may be a libc
-# that is not the host's.
+# The dynamic linker that goes with libwasmedge's libc.
+wasmedge_loader() {
+    local path
+    path=$(readelf -l "$(command -v bash)" | sed -n 's/.*interpreter: \(.*\)\]/\1/p')
+    if [ "$WASMEDGE_KIND" = private ]; then
+        path=$(dirname "$WASMEDGE_LIBRARY")/$(basename "$path")
+    fi
+    echo "$path"
+}
+
+# Exports what cargo needs to build kiln-wasmedge and to run its tests, after
+# wasmedge_find. The folder handed to the linker holds libwasmedge alone: beside
+# it there may be a libc that is not the host's.
 wasmedge_exports() {
+    local triple
     export WASMEDGE_INCLUDE_DIR WASMEDGE_LIB_DIR=$wasmedge_cache/link
     mkdir -p "$WASMEDGE_LIB_DIR"
     ln -sfn "$WASMEDGE_LIBRARY" "$WASMEDGE_LIB_DIR/libwasmedge.so"
+    triple=$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+    export "CARGO_TARGET_${triple}_RUNNER=$repo/scripts/with-engine"
 }
