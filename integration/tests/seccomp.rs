@@ -4,6 +4,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use kiln_integration::{Bundle, Value, binary, json, kiln_only};
 
@@ -167,39 +169,54 @@ fn cached_filters_are_told_apart() {
 #[test]
 fn a_broken_cache_is_not_used() {
     kiln_only!("has no cache");
-    let bundle = || {
-        let bundle = allow_but(&["rmdir", "mkdirat", "mkdir"], "SCMP_ACT_ERRNO", "mkdir /tmp/x");
-        bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(39))
-    };
-    let c = bundle().container();
-    c.run().exits(1);
-    let mut broken = 0;
-    for file in files_under(&c.root()) {
-        fs::write(&file, b"broken").unwrap();
-        broken += 1;
+    let bundle = allow_but(&["mkdirat", "mkdir"], "SCMP_ACT_ERRNO", "mkdir /tmp/x");
+    let c = bundle.set("/linux/seccomp/syscalls/0/errnoRet", json!(39)).container();
+    let cache = c.bundle.home().join("cache");
+    let run = || c.run_cli(&[]).env("KILN_CACHE_DIR", &cache).output().exits(1);
+    run();
+    let files = files_under(&cache);
+    assert!(!files.is_empty(), "the filter was cached");
+    for content in [&b""[..], b"broken", &[0; 4096], &[0xff; 80]] {
+        files.iter().for_each(|file| fs::write(file, content).unwrap());
+        let outcome = run();
+        assert!(outcome.stderr.contains("Directory not empty"), "{outcome}");
     }
-    // Where the cache is not under --root there is nothing to break here.
-    if broken == 0 {
-        kiln_integration::skip!("the cache of filters is not under --root {}", c.root().display());
-    }
-    let outcome = c.run().exits(1);
-    assert!(outcome.stderr.contains("Directory not empty"), "{outcome}");
 }
 
-fn files_under(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return Vec::new();
-    };
+fn files_under(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let paths = entries.flatten().map(|entry| entry.path());
     paths.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
 }
 
+/// A filter that others could have written would not confine.
 #[test]
-fn a_user_may_not_read_or_write_the_cache() {
+fn a_cache_is_roots_alone() {
     kiln_only!("has no cache");
     let c = allow_but(&["mkdir"], "SCMP_ACT_ERRNO", "true").container();
-    c.run().ok();
-    use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(c.root()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o077, 0, "{mode:o} on {}", c.root().display());
+    let cache = c.bundle.home().join("cache");
+    c.run_cli(&[]).env("KILN_CACHE_DIR", &cache).output().ok();
+    let files = files_under(&cache);
+    assert!(!files.is_empty(), "the filter was cached");
+    for path in files.iter().chain([&cache.join("seccomp")]) {
+        let meta = fs::metadata(path).unwrap();
+        assert_eq!(meta.uid(), 0, "{}", path.display());
+        assert_eq!(meta.permissions().mode() & 0o022, 0, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_cache_that_others_may_write_is_not_used() {
+    kiln_only!("has no cache");
+    let bundle = allow_but(&["mkdirat", "mkdir"], "SCMP_ACT_ERRNO", "mkdir /tmp/x");
+    let c = bundle.container();
+    let cache = c.bundle.home().join("cache");
+    let run = || c.run_cli(&[]).env("KILN_CACHE_DIR", &cache).output().exits(1);
+    run();
+    fs::set_permissions(cache.join("seccomp"), fs::Permissions::from_mode(0o777)).unwrap();
+    for file in files_under(&cache) {
+        fs::remove_file(file).unwrap();
+    }
+    run();
+    assert_eq!(files_under(&cache), Vec::<PathBuf>::new(), "nothing was written there");
 }
