@@ -5,7 +5,8 @@
 //! and from there, or from a wasm container's init, /proc/PID/exe opens the file on the host,
 //! which uid 0 may write (CVE-2019-5736). On a mount that is read-only nobody may: so kiln
 //! executes itself once more, from a detached, read-only copy of the mount that it lies on. That
-//! costs one execve(2); a copy of the file, as runc and youki make it, costs milliseconds.
+//! costs one execve(2); a copy of the file, as runc and youki make it, costs milliseconds. Most
+//! often `kiln`'s entry point has done it already, before libc was started (src/entry.rs).
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
