@@ -90,8 +90,18 @@ pub fn compiled(module: &Module, folder: Option<&Folder>) -> Option<OwnedFd> {
         let missing = matches!(state, State::Missing) && cache.try_lock(&key)?.is_some();
         Ok((state, missing))
     });
-    let (state, missing) =
-        found.inspect_err(|error| log::warn!("compiled modules are not used: {error}")).ok()?;
+    let (state, missing) = match found {
+        Ok(found) => found,
+        // An ordinary user has no cache unless a directory for it is set.
+        Err(error @ kiln_wasm::Error::Cache { .. }) => {
+            log::info!("no compiled modules: {error}");
+            return None;
+        }
+        Err(error) => {
+            log::warn!("no compiled modules: {error}");
+            return None;
+        }
+    };
     if let (true, Some(folder)) = (missing, folder)
         && let Err(error) = compile_in_background(module, folder)
     {
