@@ -113,7 +113,7 @@ struct Cgroup {
 #[serde(rename_all = "camelCase")]
 struct Seccomp {
     enabled: bool,
-    actions: [&'static str; 9],
+    actions: [&'static str; 8],
     operators: [&'static str; 7],
     archs: Vec<Arch>,
     known_flags: [&'static str; 4],
@@ -173,7 +173,6 @@ fn linux() -> Linux {
                 "SCMP_ACT_KILL_PROCESS",
                 "SCMP_ACT_KILL_THREAD",
                 "SCMP_ACT_LOG",
-                "SCMP_ACT_NOTIFY",
                 "SCMP_ACT_TRACE",
                 "SCMP_ACT_TRAP",
             ],

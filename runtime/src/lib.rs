@@ -24,6 +24,7 @@ pub mod passwd;
 pub mod plan;
 pub mod process;
 pub mod rooted;
+pub mod scheduling;
 pub mod seccomp;
 pub mod start;
 pub mod state;

@@ -16,6 +16,7 @@ use crate::devices::{self, Device};
 use crate::error::{Error, Step};
 use crate::mounts::{self, MountPlan};
 use crate::namespaces::Namespaces;
+use crate::scheduling::Scheduling;
 use crate::seccomp;
 use crate::sys::CStringArray;
 
@@ -89,6 +90,8 @@ pub struct ProcessPlan {
     pub rlimits: Vec<(Resource, Rlimit)>,
     /// process.oomScoreAdj.
     pub oom_score_adj: Option<i32>,
+    /// process.scheduler and process.ioPriority.
+    pub scheduling: Scheduling,
     /// linux.personality.
     pub personality: Option<u32>,
 }
@@ -147,7 +150,12 @@ impl Plan {
         let seccomp = match linux.seccomp() {
             Some(section) => {
                 let cache = seccomp::Cache::system();
-                Some(seccomp::filter(section, cache.as_ref())?)
+                let filter = seccomp::filter(section, cache.as_ref())?;
+                if filter.needs_listener() {
+                    let field = "linux.seccomp.listenerPath";
+                    return Err(Error::config(field, "SCMP_ACT_NOTIFY is not supported yet"));
+                }
+                Some(filter)
             }
             None => None,
         };
@@ -215,6 +223,7 @@ impl ProcessPlan {
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             rlimits: rlimits(process)?,
             oom_score_adj: process.oom_score_adj(),
+            scheduling: Scheduling::new(process)?,
             personality: linux.personality().as_ref().map(|p| match p.domain() {
                 LinuxPersonalityDomain::PerLinux => PER_LINUX,
                 LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
@@ -269,8 +278,6 @@ fn refuse_unsupported(process: &Process, linux: &Linux) -> Result<(), Error> {
     let unsupported = [
         ("process.apparmorProfile", given(process.apparmor_profile())),
         ("process.selinuxLabel", given(process.selinux_label())),
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.ioPriority", process.io_priority().is_some()),
         ("linux.mountLabel", given(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),

@@ -283,6 +283,49 @@ pub fn personality(persona: u32) -> Result<(), Errno> {
     result(unsafe { libc::personality(persona.into()) }.into()).map(drop)
 }
 
+/// Attributes for [`sched_setattr`]; times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "sched_setattr(2) has the words")]
+pub struct SchedAttr {
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// Sets policy and attributes of the calling thread: sched_setattr(2).
+///
+/// # Errors
+/// Those of sched_setattr(2).
+pub fn sched_setattr(attr: SchedAttr) -> Result<(), Errno> {
+    let attr = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: attr.policy,
+        sched_flags: attr.flags,
+        sched_nice: attr.nice,
+        sched_priority: attr.priority,
+        sched_runtime: attr.runtime,
+        sched_deadline: attr.deadline,
+        sched_period: attr.period,
+    };
+    // SAFETY: `attr` holds its own size and outlives the call, which only reads it.
+    result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, ptr::from_ref(&attr), 0) }).map(drop)
+}
+
+/// Sets the I/O class and priority of the calling thread: ioprio_set(2).
+///
+/// # Errors
+/// Those of ioprio_set(2).
+pub fn ioprio_set(priority: i32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    // SAFETY: takes numbers, touches no memory of ours.
+    result(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })
+        .map(drop)
+}
+
 /// Ends this process with status 128 + n on the signals that end a Linux program by default.
 ///
 /// The first process of a pid namespace is immune to signals whose action is the default one

@@ -167,6 +167,7 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     if let Some(persona) = plan.process.personality {
         sys::personality(persona).step(|| "set linux.personality".to_owned())?;
     }
+    plan.process.scheduling.apply()?;
     // From here on this process is the container's user, with its capabilities only.
     credentials::become_user(&plan.process, plan.seccomp.as_ref())?;
     exec::enter_cwd(&plan.process)?;
