@@ -36,8 +36,9 @@ pub struct Row<'a> {
     /// Whether this is about wasm, which only kiln runs: compared with crun's
     /// `run` of true.
     pub wasm: bool,
-    /// Whether a round takes long, so that there are fewer.
-    slow: bool,
+    /// Whether a round takes long, so that there are fewer, and no container's
+    /// start to compare it with.
+    pub slow: bool,
     action: Action,
     bundles: &'a Bundles,
 }

@@ -66,7 +66,7 @@ fn line(row: &Row<'_>, runtimes: &[Runtime], truth: &Row<'_>) -> String {
         let others = if row.wasm { truth } else { row };
         let theirs = others.samples.get(other.name).map(|samples| median(samples));
         match (own, theirs) {
-            (Some(own), Some(theirs)) => {
+            (Some(own), Some(theirs)) if !row.slow => {
                 let _ = write!(line, " {:.2} |", own / theirs);
             }
             _ => line += " |",
