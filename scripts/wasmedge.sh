@@ -14,7 +14,7 @@ wasmedge_cache=$repo/.cache/wasmedge
 wasmedge_find() {
     local prefix
     WASMEDGE_KIND=none
-    for prefix in ${WASMEDGE_DIR:+"$WASMEDGE_DIR"} /usr/local /usr "$HOME/.wasmedge"; do
+    for prefix in ${WASMEDGE_DIR:+"$WASMEDGE_DIR"} /usr/local /usr "${HOME:-/root}/.wasmedge"; do
         wasmedge_in "$prefix" && WASMEDGE_KIND=system && return
     done
     wasmedge_in "$wasmedge_cache/root/usr" && WASMEDGE_KIND=private && return
