@@ -1,7 +1,8 @@
 //! WasmEdge's C interface and the few system calls around it: all of this crate's `unsafe`.
 //!
 //! The bindings are wasmedge-sys, the lower half of wasmedge-sdk, and not the SDK itself: its
-//! executor makes two rt_sigprocmask(2) calls around every host function, its configuration
+//! executor makes two rt_sigprocmask(2) calls around every host function (640 ns instead of 100
+//! for a clock_time_get, compiled, a million calls), its configuration
 //! lacks two of the finished proposals, and it leaks the copy it makes of a module it refuses.
 //!
 //! A wrapper here owns one WasmEdge object and frees it when it is dropped. Nothing is logged by
