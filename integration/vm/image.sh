@@ -107,7 +107,8 @@ fill_root() (
         systemd-update-utmp-runlevel.service systemd-random-seed.service \
         systemd-journal-flush.service systemd-pstore.service hwclock.service \
         apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer \
-        sys-kernel-debug.mount sys-kernel-tracing.mount
+        sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount \
+        modprobe@.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount
 )
 
 # virtio is all in modules, in the order in which they load; ext4 is as well.
