@@ -147,7 +147,12 @@ impl Running {
     ///
     /// # Panics
     /// If it has not ended 30 seconds after its start (it is killed).
-    pub fn wait(mut self) -> Outcome {
+    pub fn wait(self) -> Outcome {
+        self.try_wait().unwrap_or_else(|hung| panic!("{hung}"))
+    }
+
+    /// As [`Running::wait`], but says it when the command hangs: for destructors.
+    pub fn try_wait(mut self) -> Result<Outcome, String> {
         let left = DEADLINE.saturating_sub(self.since.elapsed());
         let ended = wait_child(&mut self.child, left);
         self.waited = ended.is_some();
@@ -155,10 +160,10 @@ impl Running {
         let (stdout, stderr) = (contents(&mut self.stdout), contents(&mut self.stderr));
         let line = self.line.clone();
         match ended {
-            Some(status) => Outcome { line, status, stdout, stderr, elapsed },
-            None => {
-                panic!("{line} did not end in {DEADLINE:?}\nstdout: {stdout}\nstderr: {stderr}")
-            }
+            Some(status) => Ok(Outcome { line, status, stdout, stderr, elapsed }),
+            None => Err(format!(
+                "{line} did not end in {DEADLINE:?}\nstdout: {stdout}\nstderr: {stderr}"
+            )),
         }
     }
 }

@@ -146,14 +146,15 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let outcome = self.delete_force();
+        let deleted = self.cli(&["delete", "--force", &self.id]).spawn().try_wait();
         self.bundle.undo_host_mounts();
         let left = leftovers::find(&self.id, &self.root(), self.bundle.home());
-        if left.is_empty() {
+        if left.is_empty() && deleted.is_ok() {
             return;
         }
         leftovers::remove(&self.id, self.bundle.home());
         let left = &left[..left.len().min(12)];
+        let outcome = deleted.map_or_else(|hung| hung, |outcome| outcome.to_string());
         let report = format!("left of {} after delete --force: {left:#?}\n{outcome}", self.id);
         // A second panic would abort the test program and hide the first.
         match std::thread::panicking() {
