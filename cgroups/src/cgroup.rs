@@ -46,9 +46,7 @@ impl Cgroup {
     /// made has been removed again.
     pub fn create(paths: &Paths) -> Result<Self, Error> {
         // Not the two steps below: a failure must undo both.
-        let cgroup = Self {
-            members: create_members(paths.hierarchies().iter())?,
-        };
+        let cgroup = Self { members: create_members(paths.hierarchies().iter())? };
         cgroup.enable_controllers(paths);
         Ok(cgroup)
     }
@@ -60,13 +58,8 @@ impl Cgroup {
     ///
     /// As for [`Cgroup::create`].
     pub fn create_unified(paths: &Paths) -> Result<Self, Error> {
-        let unified = paths
-            .hierarchies()
-            .iter()
-            .filter(|hierarchy| hierarchy.is_v2());
-        let cgroup = Self {
-            members: create_members(unified)?,
-        };
+        let unified = paths.hierarchies().iter().filter(|hierarchy| hierarchy.is_v2());
+        let cgroup = Self { members: create_members(unified)? };
         cgroup.enable_controllers(paths);
         Ok(cgroup)
     }
@@ -83,10 +76,7 @@ impl Cgroup {
     ///
     /// As for [`Cgroup::create`]; the unified hierarchy's cgroup stays.
     pub fn create_v1(&mut self, paths: &Paths) -> Result<(), Error> {
-        let v1 = paths
-            .hierarchies()
-            .iter()
-            .filter(|hierarchy| !hierarchy.is_v2());
+        let v1 = paths.hierarchies().iter().filter(|hierarchy| !hierarchy.is_v2());
         self.members.extend(create_members(v1)?);
         Ok(())
     }
@@ -104,10 +94,7 @@ impl Cgroup {
                 Ok(member) => members.push(member),
                 Err(Errno::NOENT) => {}
                 Err(errno) => {
-                    return Err(Error::Open {
-                        path: hierarchy.full_path(),
-                        errno,
-                    });
+                    return Err(Error::Open { path: hierarchy.full_path(), errno });
                 }
             }
         }
@@ -126,9 +113,7 @@ impl Cgroup {
     ///
     /// [`Error::Attach`]; the process may then be in some of the hierarchies.
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
-        self.members
-            .iter()
-            .try_for_each(|member| member.attach(pid))
+        self.members.iter().try_for_each(|member| member.attach(pid))
     }
 
     /// As [`Cgroup::attach`], but for the unified hierarchy: for a child that
@@ -139,10 +124,7 @@ impl Cgroup {
     ///
     /// [`Error::Attach`].
     pub fn attach_v1(&self, pid: i32) -> Result<(), Error> {
-        let mut v1 = self
-            .members
-            .iter()
-            .filter(|member| !member.hierarchy.is_v2());
+        let mut v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
         v1.try_for_each(|member| member.attach(pid))
     }
 
@@ -152,15 +134,10 @@ impl Cgroup {
     ///
     /// [`Error::Open`].
     pub fn entrances(&self) -> Result<Vec<OwnedFd>, Error> {
-        let v1 = self
-            .members
-            .iter()
-            .filter(|member| !member.hierarchy.is_v2());
+        let v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
         v1.map(|member| {
-            dir::open_for_writing(&member.dir, "tasks").map_err(|errno| Error::Open {
-                path: member.path().join("tasks"),
-                errno,
-            })
+            dir::open_for_writing(&member.dir, "tasks")
+                .map_err(|errno| Error::Open { path: member.path().join("tasks"), errno })
         })
         .collect()
     }
@@ -170,6 +147,15 @@ impl Cgroup {
     /// unified hierarchy is not used.
     pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
         self.unified().map(|member| member.dir.as_fd())
+    }
+
+    /// As [`Cgroup::remove`], without waiting; false if something is left: processes that are
+    /// alive or dying, or descendants.
+    pub fn remove_now(&self) -> bool {
+        let left = |member: &&Member| {
+            dir::remove_empty(&member.parent, member.hierarchy.split().1).is_err()
+        };
+        self.members.iter().filter(left).count() == 0
     }
 
     /// Removes the cgroup from every hierarchy, descendants that were made
@@ -196,9 +182,7 @@ impl Cgroup {
 
     /// The member of the v1 hierarchy that has the controller.
     pub(crate) fn v1(&self, controller: &str) -> Option<&Member> {
-        self.members
-            .iter()
-            .find(|member| member.hierarchy.is_v1_with(controller))
+        self.members.iter().find(|member| member.hierarchy.is_v1_with(controller))
     }
 }
 
@@ -254,20 +238,10 @@ impl Member {
                 Errno::OPNOTSUPP => "the cgroup is threaded or invalid, see its cgroup.type",
                 Errno::NOSPC => "its cpuset has no CPUs or no memory nodes",
                 _ => {
-                    return Error::Attach {
-                        pid,
-                        path: self.path(),
-                        errno,
-                        hint: Hint::none(),
-                    };
+                    return Error::Attach { pid, path: self.path(), errno, hint: Hint::none() };
                 }
             };
-            Error::Attach {
-                pid,
-                path: self.path(),
-                errno,
-                hint: Hint::new(hint),
-            }
+            Error::Attach { pid, path: self.path(), errno, hint: Hint::new(hint) }
         })
     }
 }
@@ -289,14 +263,8 @@ impl Made<'_> {
                 log::debug!("undo: remove cgroup {}: {error}", path.display());
             }
         };
-        self.cgroups
-            .iter()
-            .rev()
-            .for_each(|hierarchy| rmdir(hierarchy.full_path()));
-        self.parents
-            .iter()
-            .rev()
-            .for_each(|(mount, path)| rmdir(mount.join(path)));
+        self.cgroups.iter().rev().for_each(|hierarchy| rmdir(hierarchy.full_path()));
+        self.parents.iter().rev().for_each(|(mount, path)| rmdir(mount.join(path)));
     }
 }
 
@@ -339,11 +307,7 @@ fn create_member<'a>(hierarchy: &'a Hierarchy, made: &mut Made<'a>) -> Result<Me
         made.cgroups.push(hierarchy);
     }
     let dir = dir::open_child(&parent, name).map_err(failed)?;
-    let member = Member {
-        hierarchy: hierarchy.clone(),
-        parent,
-        dir,
-    };
+    let member = Member { hierarchy: hierarchy.clone(), parent, dir };
     if !new {
         member.check_unused()?;
     }
@@ -380,18 +344,13 @@ fn fill_cpuset(member: &Member, new: bool) -> Result<(), Errno> {
 
 fn create_error(hierarchy: &Hierarchy, errno: Errno) -> Error {
     let hint = match errno {
-        Errno::ROFS => Hint::new(format!(
-            "{} is mounted read-only",
-            hierarchy.mount_point().display()
-        )),
+        Errno::ROFS => {
+            Hint::new(format!("{} is mounted read-only", hierarchy.mount_point().display()))
+        }
         Errno::AGAIN => Hint::new("an ancestor's cgroup.max.depth or cgroup.max.descendants"),
         _ => Hint::none(),
     };
-    Error::Create {
-        path: hierarchy.full_path(),
-        errno,
-        hint,
-    }
+    Error::Create { path: hierarchy.full_path(), errno, hint }
 }
 
 fn open_parent(hierarchy: &Hierarchy) -> Result<OwnedFd, Errno> {
@@ -402,11 +361,7 @@ fn open_parent(hierarchy: &Hierarchy) -> Result<OwnedFd, Errno> {
 pub(crate) fn open_member(hierarchy: &Hierarchy) -> Result<Member, Errno> {
     let parent = open_parent(hierarchy)?;
     let dir = dir::open_child(&parent, hierarchy.split().1)?;
-    Ok(Member {
-        hierarchy: hierarchy.clone(),
-        parent,
-        dir,
-    })
+    Ok(Member { hierarchy: hierarchy.clone(), parent, dir })
 }
 
 fn remove_tree(parent: &OwnedFd, hierarchy: &Hierarchy, deadline: Instant) -> Result<(), Error> {
@@ -453,9 +408,5 @@ fn remove_error(hierarchy: &Hierarchy, errno: Errno) -> Error {
         }
         _ => Hint::none(),
     };
-    Error::Remove {
-        path: hierarchy.full_path(),
-        errno,
-        hint,
-    }
+    Error::Remove { path: hierarchy.full_path(), errno, hint }
 }

@@ -23,16 +23,11 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxCpu) -> Result<(), Error> {
     let time = Time::from(limits);
     if let Some(field) = time.first_field() {
         let target = cgroup.target("cpu", field)?;
-        if target.is_v2() {
-            time.apply_v2(&target)?
-        } else {
-            time.apply_v1(&target)?
-        }
+        if target.is_v2() { time.apply_v2(&target)? } else { time.apply_v1(&target)? }
     }
-    for (field, file, list) in [
-        (CPUS, "cpuset.cpus", limits.cpus()),
-        (MEMS, "cpuset.mems", limits.mems()),
-    ] {
+    for (field, file, list) in
+        [(CPUS, "cpuset.cpus", limits.cpus()), (MEMS, "cpuset.mems", limits.mems())]
+    {
         if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
             cgroup.target("cpuset", field)?.write(field, file, list)?;
         }
@@ -207,14 +202,7 @@ mod tests {
 
     #[test]
     fn shares_become_weights() {
-        let pairs = [
-            (0, 1),
-            (2, 1),
-            (4, 2),
-            (1024, 100),
-            (262_144, 10_000),
-            (u64::MAX, 10_000),
-        ];
+        let pairs = [(0, 1), (2, 1), (4, 2), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)];
         for (shares, expected) in pairs {
             assert_eq!(weight(shares), expected, "{shares}");
         }
@@ -226,15 +214,9 @@ mod tests {
         let max = |quota: Option<i64>, period: Option<u64>| {
             let fake = Fake::new(true, &["cpu"], &["cpu.weight"]);
             fake.write("cpu.max", "5000 100000\n");
-            let limits = LinuxCpu::default()
-                .set_quota(quota)
-                .set_period(period)
-                .clone();
+            let limits = LinuxCpu::default().set_quota(quota).set_period(period).clone();
             let target = fake.cgroup.target("cpu", QUOTA).unwrap();
-            Time::from(&limits)
-                .max(&target)
-                .unwrap()
-                .map(|(_, line)| line)
+            Time::from(&limits).max(&target).unwrap().map(|(_, line)| line)
         };
         assert_eq!(max(None, None), None);
         assert_eq!(max(Some(0), None), None);
@@ -261,9 +243,7 @@ mod tests {
         let json = r#"{"shares": 512, "quota": 20000, "period": 50000, "burst": 0, "idle": 1,
             "realtimeRuntime": 1000, "realtimePeriod": 500000, "cpus": "0-1", "mems": ""}"#;
         apply(&fake.cgroup, &serde_json::from_str(json).unwrap()).unwrap();
-        let expected = [
-            "512", "20000", "50000", "0", "1000", "500000", "1", "0-1", "",
-        ];
+        let expected = ["512", "20000", "50000", "0", "1000", "500000", "1", "0-1", ""];
         assert_eq!(files.map(|file| fake.read(file)), expected);
     }
 
@@ -275,19 +255,9 @@ mod tests {
             apply(&fake.cgroup, &limits).unwrap_err().to_string()
         };
         let period = error(r#"{"period": 1}"#);
-        assert!(
-            period.starts_with("linux.resources.cpu.period: no cpu controller"),
-            "{period}"
-        );
+        assert!(period.starts_with("linux.resources.cpu.period: no cpu controller"), "{period}");
         let cpus = error(r#"{"cpus": "0"}"#);
-        assert!(
-            cpus.starts_with("linux.resources.cpu.cpus: no cpuset controller"),
-            "{cpus}"
-        );
-        apply(
-            &fake.cgroup,
-            &serde_json::from_str(r#"{"shares": 0}"#).unwrap(),
-        )
-        .unwrap();
+        assert!(cpus.starts_with("linux.resources.cpu.cpus: no cpuset controller"), "{cpus}");
+        apply(&fake.cgroup, &serde_json::from_str(r#"{"shares": 0}"#).unwrap()).unwrap();
     }
 }

@@ -84,37 +84,20 @@ fn block(code: &mut Vec<Instruction>, exception: &Exception, allow: bool) {
 }
 
 fn load(register: u8, offset: i16) -> Instruction {
-    Instruction {
-        offset,
-        ..from_register(LOAD_WORD, register, SCRATCH)
-    }
+    Instruction { offset, ..from_register(LOAD_WORD, register, SCRATCH) }
 }
 
 fn immediate(code: u8, register: u8, immediate: i32) -> Instruction {
-    Instruction {
-        code,
-        registers: registers(register, 0),
-        offset: 0,
-        immediate,
-    }
+    Instruction { code, registers: registers(register, 0), offset: 0, immediate }
 }
 
 fn from_register(code: u8, to: u8, from: u8) -> Instruction {
-    Instruction {
-        code,
-        registers: registers(to, from),
-        offset: 0,
-        immediate: 0,
-    }
+    Instruction { code, registers: registers(to, from), offset: 0, immediate: 0 }
 }
 
 /// Two bit fields of four in C, so their order is the machine's.
 const fn registers(to: u8, from: u8) -> u8 {
-    if cfg!(target_endian = "big") {
-        to << 4 | from
-    } else {
-        to | from << 4
-    }
+    if cfg!(target_endian = "big") { to << 4 | from } else { to | from << 4 }
 }
 
 #[cfg(test)]
@@ -129,12 +112,7 @@ mod tests {
         let mut values = [0u32; 11];
         let mut next = 0;
         loop {
-            let Instruction {
-                code,
-                registers: pair,
-                offset,
-                immediate,
-            } = program[next];
+            let Instruction { code, registers: pair, offset, immediate } = program[next];
             let (to, from) = if cfg!(target_endian = "big") {
                 (usize::from(pair >> 4), usize::from(pair & 15))
             } else {

@@ -48,12 +48,7 @@ const fn allowed(
     minor: Option<u32>,
     access: &'static str,
 ) -> AllowedDevice {
-    AllowedDevice {
-        kind,
-        major,
-        minor,
-        access,
-    }
+    AllowedDevice { kind, major, minor, access }
 }
 
 /// The result of all rules.
@@ -105,10 +100,7 @@ impl Policy {
     /// The configuration's rules and then the default ones. Nothing is
     /// allowed before the first rule.
     pub fn new(rules: &[LinuxDeviceCgroup]) -> Result<Self, Error> {
-        let mut policy = Self {
-            allow: false,
-            exceptions: Vec::new(),
-        };
+        let mut policy = Self { allow: false, exceptions: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
             policy.apply(rule).map_err(|reason| Error::Invalid {
                 field: format!("{FIELD}[{index}]"),
@@ -140,17 +132,7 @@ impl Policy {
             self.exceptions.clear();
             return Ok(());
         }
-        let set = |&kind| {
-            self.set(
-                rule.allow(),
-                Exception {
-                    kind,
-                    major,
-                    minor,
-                    access,
-                },
-            )
-        };
+        let set = |&kind| self.set(rule.allow(), Exception { kind, major, minor, access });
         kinds.iter().try_for_each(set)
     }
 
@@ -170,11 +152,7 @@ impl Policy {
         if self.exceptions.iter().any(said) {
             return;
         }
-        match self
-            .exceptions
-            .iter_mut()
-            .find(|old| old.covers(&new) && new.covers(old))
-        {
+        match self.exceptions.iter_mut().find(|old| old.covers(&new) && new.covers(old)) {
             Some(old) => old.access.0 |= new.access.0,
             None => self.exceptions.push(new),
         }
@@ -210,19 +188,10 @@ impl Exception {
 
 impl From<&AllowedDevice> for Exception {
     fn from(device: &AllowedDevice) -> Self {
-        let kind = if device.kind == LinuxDeviceType::B {
-            Kind::Block
-        } else {
-            Kind::Char
-        };
+        let kind = if device.kind == LinuxDeviceType::B { Kind::Block } else { Kind::Char };
         let bits = device.access.bytes().filter_map(Access::bit);
         let access = Access(bits.fold(0, |all, bit| all | bit));
-        Self {
-            kind,
-            major: device.major,
-            minor: device.minor,
-            access,
-        }
+        Self { kind, major: device.major, minor: device.minor, access }
     }
 }
 
@@ -235,27 +204,19 @@ fn access(rule: &LinuxDeviceCgroup) -> Result<Access, &'static str> {
         let everything = rule.typ().unwrap_or_default() == LinuxDeviceType::A
             && number(rule.major())?.is_none()
             && number(rule.minor())?.is_none();
-        return Ok(if everything || !rule.allow() {
-            Access::ALL
-        } else {
-            Access(0)
-        });
+        return Ok(if everything || !rule.allow() { Access::ALL } else { Access(0) });
     }
     let add = |all: u8, byte: u8| Access::bit(byte).map(|bit| all | bit);
-    text.bytes()
-        .try_fold(0, add)
-        .map(Access)
-        .ok_or("its access must be made of r, w and m")
+    text.bytes().try_fold(0, add).map(Access).ok_or("its access must be made of r, w and m")
 }
 
 /// -1 stands for all, like absence.
 fn number(number: Option<i64>) -> Result<Option<u32>, &'static str> {
     match number {
         None | Some(-1) => Ok(None),
-        Some(number) => number
-            .try_into()
-            .map(Some)
-            .map_err(|_| "its major or minor number is out of range"),
+        Some(number) => {
+            number.try_into().map(Some).map_err(|_| "its major or minor number is out of range")
+        }
     }
 }
 
@@ -268,22 +229,13 @@ mod tests {
     }
 
     fn defaults() -> Vec<Exception> {
-        DEFAULT_ALLOWED_DEVICES
-            .iter()
-            .map(Exception::from)
-            .collect()
+        DEFAULT_ALLOWED_DEVICES.iter().map(Exception::from).collect()
     }
 
     #[test]
     fn the_default_spec_is_the_default_list() {
         for json in [r#"[{"allow": false, "access": "rwm"}]"#, "[]"] {
-            assert_eq!(
-                policy(json).unwrap(),
-                Policy {
-                    allow: false,
-                    exceptions: defaults()
-                }
-            );
+            assert_eq!(policy(json).unwrap(), Policy { allow: false, exceptions: defaults() });
         }
     }
 
@@ -294,13 +246,7 @@ mod tests {
             r#"[{"allow": true, "type": "a", "major": -1, "minor": -1, "access": "mrw"}]"#,
             r#"[{"allow": true, "type": "a"}]"#,
         ] {
-            assert_eq!(
-                policy(json).unwrap(),
-                Policy {
-                    allow: true,
-                    exceptions: vec![]
-                }
-            );
+            assert_eq!(policy(json).unwrap(), Policy { allow: true, exceptions: vec![] });
         }
     }
 
@@ -315,10 +261,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(found.exceptions[0].minor, Some(229));
-        assert_eq!(
-            found.exceptions[0].access,
-            Access(Access::READ | Access::WRITE)
-        );
+        assert_eq!(found.exceptions[0].access, Access(Access::READ | Access::WRITE));
         assert_eq!(found.exceptions[1].major, Some(1));
         // 1:3, 1:5, 1:7, 1:8 and 1:9 are in "1:*"; the block device has no access.
         assert_eq!(found.exceptions.len(), 2 + defaults().len() - 5);
@@ -333,10 +276,7 @@ mod tests {
                 {"allow": false, "type": "b", "access": "rwm"}]"#,
         )
         .unwrap();
-        assert_eq!(
-            found.exceptions[0].access,
-            Access(Access::READ | Access::MKNOD)
-        );
+        assert_eq!(found.exceptions[0].access, Access(Access::READ | Access::MKNOD));
         assert_eq!(found.exceptions.len(), 1 + defaults().len());
     }
 
@@ -362,10 +302,7 @@ mod tests {
         assert!(found.allow);
         // mknod of any device and all of 1:3 are default rules, which come later.
         assert_eq!(found.exceptions.len(), 1);
-        assert_eq!(
-            found.exceptions[0].access,
-            Access(Access::READ | Access::WRITE)
-        );
+        assert_eq!(found.exceptions[0].access, Access(Access::READ | Access::WRITE));
     }
 
     #[test]

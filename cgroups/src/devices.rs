@@ -59,16 +59,8 @@ fn line(exception: &Exception) -> String {
         Kind::Block => 'b',
     };
     let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
-    let mut line = format!(
-        "{kind} {}:{} ",
-        number(exception.major),
-        number(exception.minor)
-    );
-    for (bit, letter) in [
-        (Access::READ, 'r'),
-        (Access::WRITE, 'w'),
-        (Access::MKNOD, 'm'),
-    ] {
+    let mut line = format!("{kind} {}:{} ", number(exception.major), number(exception.minor));
+    for (bit, letter) in [(Access::READ, 'r'), (Access::WRITE, 'w'), (Access::MKNOD, 'm')] {
         if exception.access.0 & bit != 0 {
             line.push(letter);
         }
@@ -107,13 +99,8 @@ pub(crate) fn apply_v2(member: &Member, policy: &Policy) -> Result<(), Error> {
 fn is_refusal(error: &Error) -> bool {
     matches!(
         error,
-        Error::Write {
-            errno: Errno::PERM | Errno::ACCESS,
-            ..
-        } | Error::DeviceFilter {
-            errno: Errno::PERM | Errno::ACCESS,
-            ..
-        }
+        Error::Write { errno: Errno::PERM | Errno::ACCESS, .. }
+            | Error::DeviceFilter { errno: Errno::PERM | Errno::ACCESS, .. }
     )
 }
 
@@ -150,9 +137,6 @@ mod tests {
     fn without_the_controller_the_error_says_so() {
         let fake = Fake::new(false, &["memory"], &[]);
         let error = apply(&fake.cgroup, &[]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("linux.resources.devices: no devices controller"),
-            "{error}"
-        );
+        assert!(error.starts_with("linux.resources.devices: no devices controller"), "{error}");
     }
 }

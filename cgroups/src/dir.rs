@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-const DIRECTORY: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens a hierarchy's mount point.
 pub(crate) fn open_mount(path: &Path) -> Result<OwnedFd, Errno> {
@@ -45,8 +43,7 @@ pub(crate) fn open_below(base: OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn walk(base: OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    path.iter()
-        .try_fold(base, |dir, name| open_child(&dir, Path::new(name)))
+    path.iter().try_fold(base, |dir, name| open_child(&dir, Path::new(name)))
 }
 
 /// Makes the directory `name` in `parent`; false if it was there before.
@@ -101,12 +98,7 @@ pub(crate) fn read_file(dir: impl AsFd, name: impl AsRef<Path>) -> Result<String
 /// procfs and cgroupfs say that they are empty.
 pub(crate) fn read_bytes(dir: impl AsFd, name: impl AsRef<Path>) -> Result<Vec<u8>, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    read_all(rustix::fs::openat(
-        dir,
-        name.as_ref(),
-        flags,
-        Mode::empty(),
-    )?)
+    read_all(rustix::fs::openat(dir, name.as_ref(), flags, Mode::empty())?)
 }
 
 /// From the current offset to the end.
@@ -161,10 +153,7 @@ mod tests {
         std::os::unix::fs::symlink("a/b", dir.path().join("link")).unwrap();
         std::fs::write(dir.path().join("file"), "x").unwrap();
         std::os::unix::fs::symlink("file", dir.path().join("filelink")).unwrap();
-        assert_eq!(
-            open_child(&fd, Path::new("link")).unwrap_err(),
-            Errno::NOTDIR
-        );
+        assert_eq!(open_child(&fd, Path::new("link")).unwrap_err(), Errno::NOTDIR);
         assert_eq!(write_file(&fd, "filelink", b"y").unwrap_err(), Errno::LOOP);
         assert_eq!(read_file(&fd, "filelink").unwrap_err(), Errno::LOOP);
         let below = |path: &str| open_below(open_mount(dir.path()).unwrap(), Path::new(path));

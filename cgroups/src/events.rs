@@ -24,11 +24,7 @@ pub(crate) fn wait(dir: impl AsFd, line: &str, deadline: Instant) -> Result<bool
         // between this and the poll.
         rustix::fs::seek(&file, SeekFrom::Start(0))?;
         match dir::read_all(&file) {
-            Ok(text)
-                if text
-                    .split(|&byte| byte == b'\n')
-                    .any(|found| found == line.as_bytes()) =>
-            {
+            Ok(text) if text.split(|&byte| byte == b'\n').any(|found| found == line.as_bytes()) => {
                 return Ok(true);
             }
             Ok(_) => {}
@@ -49,10 +45,7 @@ pub(crate) fn wait_ready(
 ) -> Result<bool, Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as _,
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let timeout = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(&file, flags)], Some(&timeout)) {
             Ok(ready) => return Ok(ready > 0),
             Err(Errno::INTR) => {}

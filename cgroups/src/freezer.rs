@@ -64,26 +64,15 @@ impl Cgroup {
 ///
 /// [`Error::Read`], [`Error::Open`].
 pub fn is_frozen(paths: &Paths) -> Result<bool, Error> {
-    let v1 = paths
-        .hierarchies()
-        .iter()
-        .find(|hierarchy| hierarchy.is_v1_with("freezer"));
-    let unified = || {
-        paths
-            .hierarchies()
-            .iter()
-            .find(|hierarchy| hierarchy.is_v2())
-    };
+    let v1 = paths.hierarchies().iter().find(|hierarchy| hierarchy.is_v1_with("freezer"));
+    let unified = || paths.hierarchies().iter().find(|hierarchy| hierarchy.is_v2());
     let Some(hierarchy) = v1.or_else(unified) else {
         return Ok(false);
     };
     match open_member(hierarchy) {
         Ok(member) => member.is_frozen(),
         Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(Error::Open {
-            path: hierarchy.full_path(),
-            errno,
-        }),
+        Err(errno) => Err(Error::Open { path: hierarchy.full_path(), errno }),
     }
 }
 
@@ -92,10 +81,7 @@ impl Member {
     pub(crate) fn check_unused(&self) -> Result<(), Error> {
         let count = self.pids()?.len();
         if count > 0 {
-            return Err(Error::NotEmpty {
-                path: self.path(),
-                count,
-            });
+            return Err(Error::NotEmpty { path: self.path(), count });
         }
         if self.is_frozen()? {
             return Err(Error::Frozen { path: self.path() });
@@ -109,19 +95,12 @@ impl Member {
         match dir::read_file(&self.dir, file) {
             Ok(state) => Ok(!matches!(state.trim_end(), "THAWED" | "0")),
             Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(Error::Read {
-                path: self.path().join(file),
-                errno,
-            }),
+            Err(errno) => Err(Error::Read { path: self.path().join(file), errno }),
         }
     }
 
     fn freezer_file(&self) -> &'static str {
-        if self.hierarchy.is_v2() {
-            "cgroup.freeze"
-        } else {
-            "freezer.state"
-        }
+        if self.hierarchy.is_v2() { "cgroup.freeze" } else { "freezer.state" }
     }
 }
 
@@ -143,19 +122,11 @@ impl Freezer<'_> {
         };
         // A half-frozen container is worse than a running one.
         let _ = self.thaw();
-        Err(Error::Freezer {
-            action: "freeze",
-            path: self.0.path(),
-            reason,
-        })
+        Err(Error::Freezer { action: "freeze", path: self.0.path(), reason })
     }
 
     pub fn thaw(&self) -> Result<(), Error> {
-        let value: &[u8] = if self.0.hierarchy.is_v2() {
-            b"0"
-        } else {
-            b"THAWED"
-        };
+        let value: &[u8] = if self.0.hierarchy.is_v2() { b"0" } else { b"THAWED" };
         dir::write_file(&self.0.dir, self.0.freezer_file(), value).map_err(|errno| Error::Freezer {
             action: "thaw",
             path: self.0.path(),

@@ -27,9 +27,7 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()
 
 /// `2MB`, `1GB`: becomes part of a file name.
 fn page_size(text: &str) -> Result<&str, Error> {
-    let number = ["KB", "MB", "GB"]
-        .iter()
-        .find_map(|unit| text.strip_suffix(unit));
+    let number = ["KB", "MB", "GB"].iter().find_map(|unit| text.strip_suffix(unit));
     let digits =
         |number: &str| !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit());
     match number {
@@ -54,22 +52,10 @@ mod tests {
     #[test]
     fn both_versions_with_and_without_reservations() {
         let fake = Fake::new(false, &["hugetlb"], &["hugetlb.2MB.limit_in_bytes"]);
-        apply(
-            &fake.cgroup,
-            &limits(r#"[{"pageSize": "2MB", "limit": 4194304}]"#),
-        )
-        .unwrap();
+        apply(&fake.cgroup, &limits(r#"[{"pageSize": "2MB", "limit": 4194304}]"#)).unwrap();
         assert_eq!(fake.read("hugetlb.2MB.limit_in_bytes"), "4194304");
-        let fake = Fake::new(
-            true,
-            &["hugetlb"],
-            &["hugetlb.1GB.max", "hugetlb.1GB.rsvd.max"],
-        );
-        apply(
-            &fake.cgroup,
-            &limits(r#"[{"pageSize": "1GB", "limit": -1}]"#),
-        )
-        .unwrap();
+        let fake = Fake::new(true, &["hugetlb"], &["hugetlb.1GB.max", "hugetlb.1GB.rsvd.max"]);
+        apply(&fake.cgroup, &limits(r#"[{"pageSize": "1GB", "limit": -1}]"#)).unwrap();
         assert_eq!(fake.read("hugetlb.1GB.max"), "max");
         assert_eq!(fake.read("hugetlb.1GB.rsvd.max"), "max");
     }
@@ -79,9 +65,7 @@ mod tests {
         for good in ["2MB", "64KB", "1GB"] {
             assert_eq!(page_size(good).unwrap(), good);
         }
-        for bad in [
-            "", "MB", "0MB", "2", "2TB", "-2MB", "+2MB", "../2MB", "2/MB",
-        ] {
+        for bad in ["", "MB", "0MB", "2", "2TB", "-2MB", "+2MB", "../2MB", "2/MB"] {
             assert!(page_size(bad).is_err(), "{bad}");
         }
     }

@@ -14,21 +14,9 @@ const WEIGHT_DEVICE: &str = "linux.resources.blockIO.weightDevice";
 
 /// Field, v1 file, key in v2's `io.max`.
 const THROTTLES: [(&str, &str, &str); 4] = [
-    (
-        "linux.resources.blockIO.throttleReadBpsDevice",
-        "blkio.throttle.read_bps_device",
-        "rbps",
-    ),
-    (
-        "linux.resources.blockIO.throttleWriteBpsDevice",
-        "blkio.throttle.write_bps_device",
-        "wbps",
-    ),
-    (
-        "linux.resources.blockIO.throttleReadIOPSDevice",
-        "blkio.throttle.read_iops_device",
-        "riops",
-    ),
+    ("linux.resources.blockIO.throttleReadBpsDevice", "blkio.throttle.read_bps_device", "rbps"),
+    ("linux.resources.blockIO.throttleWriteBpsDevice", "blkio.throttle.write_bps_device", "wbps"),
+    ("linux.resources.blockIO.throttleReadIOPSDevice", "blkio.throttle.read_iops_device", "riops"),
     (
         "linux.resources.blockIO.throttleWriteIOPSDevice",
         "blkio.throttle.write_iops_device",
@@ -45,11 +33,7 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxBlockIo) -> Result<(), Error>
         set_weight(&target(WEIGHT)?, weight)?;
     }
     if let Some(weight) = limits.leaf_weight().filter(|weight| *weight != 0) {
-        set_leaf_weight(
-            &target(LEAF_WEIGHT)?,
-            "blkio.leaf_weight",
-            &weight.to_string(),
-        )?;
+        set_leaf_weight(&target(LEAF_WEIGHT)?, "blkio.leaf_weight", &weight.to_string())?;
     }
     for device in limits.weight_device().iter().flatten() {
         set_device_weight(&target(WEIGHT_DEVICE)?, device)?;
@@ -94,17 +78,9 @@ fn set_device_weight(target: &Target<'_>, device: &LinuxWeightDevice) -> Result<
     if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
         let same = format!("{major}:{minor} {weight}");
         let (first, second, value) = if target.is_v2() {
-            (
-                "io.bfq.weight",
-                "io.weight",
-                format!("{major}:{minor} {}", io_weight(weight)),
-            )
+            ("io.bfq.weight", "io.weight", format!("{major}:{minor} {}", io_weight(weight)))
         } else {
-            (
-                "blkio.weight_device",
-                "blkio.bfq.weight_device",
-                same.clone(),
-            )
+            ("blkio.weight_device", "blkio.bfq.weight_device", same.clone())
         };
         if !target.write_if_supported(WEIGHT_DEVICE, first, &same)? {
             target.write(WEIGHT_DEVICE, second, &value)?;
@@ -168,10 +144,7 @@ mod tests {
         for files in [cfq, bfq] {
             let fake = Fake::new(false, &["blkio"], &files);
             apply(&fake.cgroup, &limits(ALL)).unwrap();
-            assert_eq!(
-                files.map(|file| fake.read(file)),
-                ["500", "8:0 10", "8:0 1048576"]
-            );
+            assert_eq!(files.map(|file| fake.read(file)), ["500", "8:0 10", "8:0 1048576"]);
         }
         let fake = Fake::new(false, &["blkio"], &[throttle]);
         let error = apply(&fake.cgroup, &limits(ALL)).unwrap_err();

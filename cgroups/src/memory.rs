@@ -22,11 +22,7 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxMemory) -> Result<(), Error> 
         return Ok(());
     };
     let target = cgroup.target("memory", field)?;
-    if target.is_v2() {
-        memory.apply_v2(&target)
-    } else {
-        memory.apply_v1(&target)
-    }
+    if target.is_v2() { memory.apply_v2(&target) } else { memory.apply_v1(&target) }
 }
 
 /// The fields without those that mean "leave it". Limits are in bytes, -1 is
@@ -86,21 +82,12 @@ impl Memory {
         }
         self.limits_v1(target)?;
         if let Some(bytes) = self.reservation {
-            target.write(
-                RESERVATION,
-                "memory.soft_limit_in_bytes",
-                &bytes.to_string(),
-            )?;
+            target.write(RESERVATION, "memory.soft_limit_in_bytes", &bytes.to_string())?;
         }
         // runc ignores both on every kernel; Linux 5.16 made the first a
         // no-op, and they may go altogether.
         if let Some(bytes) = self.kernel {
-            write_or_warn(
-                target,
-                KERNEL,
-                "memory.kmem.limit_in_bytes",
-                &bytes.to_string(),
-            )?;
+            write_or_warn(target, KERNEL, "memory.kmem.limit_in_bytes", &bytes.to_string())?;
         }
         if let Some(bytes) = self.kernel_tcp {
             let bytes = bytes.to_string();
@@ -131,9 +118,7 @@ impl Memory {
                 .map_err(|error| with_usage(error, target, "memory.usage_in_bytes"))
         };
         let swap = |bytes: i64| {
-            target
-                .write(SWAP, "memory.memsw.limit_in_bytes", &bytes.to_string())
-                .map_err(swap_hint)
+            target.write(SWAP, "memory.memsw.limit_in_bytes", &bytes.to_string()).map_err(swap_hint)
         };
         match (self.limit, self.swap) {
             (None, None) => Ok(()),
@@ -147,10 +132,7 @@ impl Memory {
             }
             (None, Some(both)) => swap(both),
             (Some(bytes), Some(both)) => {
-                let current = target
-                    .read("memory.limit_in_bytes")?
-                    .parse::<u64>()
-                    .unwrap_or(0);
+                let current = target.read("memory.limit_in_bytes")?.parse::<u64>().unwrap_or(0);
                 if both < 0 || current < both as u64 {
                     swap(both)?;
                     limit(bytes)
@@ -170,9 +152,7 @@ impl Memory {
             Some(swap @ ("0" | "max")) => {
                 target.write_if_supported(SWAP, "memory.swap.max", swap)?;
             }
-            Some(swap) => target
-                .write(SWAP, "memory.swap.max", swap)
-                .map_err(swap_hint)?,
+            Some(swap) => target.write(SWAP, "memory.swap.max", swap).map_err(swap_hint)?,
         }
         if let Some(bytes) = self.limit {
             target.write(LIMIT, "memory.max", &max(bytes))?;
@@ -200,10 +180,7 @@ impl Memory {
             return Ok(());
         };
         // Missing: the controller is not enabled yet, so there is no usage.
-        let usage = target
-            .read("memory.current")
-            .ok()
-            .and_then(|text| text.parse::<i64>().ok());
+        let usage = target.read("memory.current").ok().and_then(|text| text.parse::<i64>().ok());
         match usage {
             Some(usage) if limit > 0 && usage > limit => Err(Error::Invalid {
                 field: LIMIT.to_owned(),
@@ -230,20 +207,14 @@ fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>, Err
         (None, Some(_)) => return Err(invalid("needs a memory limit too")),
         (Some(..0), Some(swap)) => Some(swap.to_string()),
         (Some(limit), Some(swap)) if swap < limit => {
-            return Err(invalid(
-                "is less than the memory limit: it is memory and swap together",
-            ));
+            return Err(invalid("is less than the memory limit: it is memory and swap together"));
         }
         (Some(limit), Some(swap)) => Some((swap - limit).to_string()),
     })
 }
 
 fn max(bytes: i64) -> String {
-    if bytes < 0 {
-        "max".to_owned()
-    } else {
-        bytes.to_string()
-    }
+    if bytes < 0 { "max".to_owned() } else { bytes.to_string() }
 }
 
 fn write_or_warn(target: &Target<'_>, field: &str, file: &str, value: &str) -> Result<(), Error> {
@@ -254,12 +225,7 @@ fn write_or_warn(target: &Target<'_>, field: &str, file: &str, value: &str) -> R
 }
 
 fn swap_hint(mut error: Error) -> Error {
-    if let Error::Write {
-        errno: Errno::NOENT,
-        hint,
-        ..
-    } = &mut error
-    {
+    if let Error::Write { errno: Errno::NOENT, hint, .. } = &mut error {
         *hint = Hint::new("this kernel does not count swap, boot with swapaccount=1");
     }
     error
@@ -267,11 +233,7 @@ fn swap_hint(mut error: Error) -> Error {
 
 /// EBUSY: the limit is below what is in use and cannot be reclaimed.
 fn with_usage(mut error: Error, target: &Target<'_>, file: &str) -> Error {
-    if let Error::Write {
-        errno: Errno::BUSY,
-        hint,
-        ..
-    } = &mut error
+    if let Error::Write { errno: Errno::BUSY, hint, .. } = &mut error
         && let Ok(usage) = target.read(file)
     {
         *hint = Hint::new(format!("{usage} bytes are in use"));
@@ -305,20 +267,13 @@ mod tests {
         let json = r#"{"limit": 100, "swap": 300, "reservation": 50, "kernel": 7, "kernelTCP": 8,
             "disableOOMKiller": true, "swappiness": 60}"#;
         apply(&fake.cgroup, &limits(json)).unwrap();
-        assert_eq!(
-            V1.map(|file| fake.read(file)),
-            ["100", "300", "50", "7", "8", "1", "60"]
-        );
+        assert_eq!(V1.map(|file| fake.read(file)), ["100", "300", "50", "7", "8", "1", "60"]);
     }
 
     #[test]
     fn v1_tolerates_kernels_without_kernel_limits_and_checks_swappiness() {
         let fake = Fake::new(false, &["memory"], &V1[..3]);
-        apply(
-            &fake.cgroup,
-            &limits(r#"{"kernel": 7, "kernelTCP": 8, "limit": -1}"#),
-        )
-        .unwrap();
+        apply(&fake.cgroup, &limits(r#"{"kernel": 7, "kernelTCP": 8, "limit": -1}"#)).unwrap();
         assert_eq!(fake.read(V1[0]), "-1");
         assert_eq!(fake.read(V1[1]), "-1");
         let error = apply(&fake.cgroup, &limits(r#"{"swappiness": 101}"#)).unwrap_err();
@@ -332,13 +287,8 @@ mod tests {
     fn v1_without_swap_accounting_says_so() {
         let fake = Fake::new(false, &["memory"], &V1[..1]);
         apply(&fake.cgroup, &limits(r#"{"limit": -1}"#)).unwrap();
-        let error = apply(&fake.cgroup, &limits(r#"{"swap": 5}"#))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("linux.resources.memory.swap: write \"5\" to "),
-            "{error}"
-        );
+        let error = apply(&fake.cgroup, &limits(r#"{"swap": 5}"#)).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.memory.swap: write \"5\" to "), "{error}");
         assert!(error.contains("swapaccount=1"), "{error}");
     }
 
@@ -350,11 +300,7 @@ mod tests {
         apply(&fake.cgroup, &limits(json)).unwrap();
         assert_eq!(V2.map(|file| fake.read(file)), ["100", "200", "50"]);
         let fake = Fake::new(true, &["memory"], &V2);
-        apply(
-            &fake.cgroup,
-            &limits(r#"{"disableOOMKiller": false, "limit": 0}"#),
-        )
-        .unwrap();
+        apply(&fake.cgroup, &limits(r#"{"disableOOMKiller": false, "limit": 0}"#)).unwrap();
         assert_eq!(V2.map(|file| fake.read(file)), ["", "", ""]);
     }
 
@@ -376,17 +322,10 @@ mod tests {
     fn v2_check_before_update_refuses_less_than_is_used() {
         let fake = Fake::new(true, &["memory"], &V2);
         fake.write("memory.current", "1000\n");
-        let error = apply(
-            &fake.cgroup,
-            &limits(r#"{"limit": 999, "checkBeforeUpdate": true}"#),
-        );
+        let error = apply(&fake.cgroup, &limits(r#"{"limit": 999, "checkBeforeUpdate": true}"#));
         assert!(error.unwrap_err().to_string().contains("checkBeforeUpdate"));
         assert_eq!(fake.read("memory.max"), "");
-        apply(
-            &fake.cgroup,
-            &limits(r#"{"limit": 1000, "checkBeforeUpdate": true}"#),
-        )
-        .unwrap();
+        apply(&fake.cgroup, &limits(r#"{"limit": 1000, "checkBeforeUpdate": true}"#)).unwrap();
     }
 
     #[test]

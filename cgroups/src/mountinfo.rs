@@ -29,10 +29,7 @@ pub(crate) struct Membership {
 
 /// The cgroup mounts among all mounts, in the order of the table.
 pub(crate) fn cgroup_mounts(mountinfo: &[u8]) -> Vec<Mount> {
-    mountinfo
-        .split(|&byte| byte == b'\n')
-        .filter_map(cgroup_mount)
-        .collect()
+    mountinfo.split(|&byte| byte == b'\n').filter_map(cgroup_mount).collect()
 }
 
 /// `31 23 0:28 / /sys/fs/cgroup/cpu rw,relatime [tag...] - cgroup cgroup rw,cpu`
@@ -49,16 +46,8 @@ fn cgroup_mount(line: &[u8]) -> Option<Mount> {
     let mut before = line[..dash].split(|&byte| byte == b' ').skip(3);
     let root = unescape(before.next()?);
     let mount_point = unescape(before.next()?);
-    let options = String::from_utf8_lossy(options)
-        .split(',')
-        .map(str::to_owned)
-        .collect();
-    Some(Mount {
-        mount_point,
-        root,
-        v2,
-        options,
-    })
+    let options = String::from_utf8_lossy(options).split(',').map(str::to_owned).collect();
+    Some(Mount { mount_point, root, v2, options })
 }
 
 /// The kernel writes space, tab, newline and backslash as `\ooo`.
@@ -70,9 +59,7 @@ fn unescape(field: &[u8]) -> PathBuf {
             && let Some(octal) = tail.get(..3)
             && octal.iter().all(|digit| (b'0'..=b'7').contains(digit))
         {
-            let value = octal
-                .iter()
-                .fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+            let value = octal.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
             bytes.push(value as u8);
             rest = &tail[3..];
         } else {
@@ -85,10 +72,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 /// Our cgroup in each hierarchy, in the order of the file.
 pub(crate) fn memberships(proc_cgroup: &[u8]) -> Vec<Membership> {
-    proc_cgroup
-        .split(|&byte| byte == b'\n')
-        .filter_map(membership)
-        .collect()
+    proc_cgroup.split(|&byte| byte == b'\n').filter_map(membership).collect()
 }
 
 /// `4:cpu,cpuacct:/a/b`; `0::/a` is the unified hierarchy.
@@ -112,10 +96,7 @@ mod tests {
             garbage\n36 1 - cgroup\n";
         let mounts = cgroup_mounts(text);
         assert_eq!(mounts.len(), 2);
-        assert_eq!(
-            mounts[0].mount_point,
-            PathBuf::from("/sys/fs/cgroup/cpu,cpuacct")
-        );
+        assert_eq!(mounts[0].mount_point, PathBuf::from("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(mounts[0].root, PathBuf::from("/docker/ab"));
         assert_eq!(mounts[0].options, ["rw", "cpu", "cpuacct"]);
         assert!(!mounts[0].v2);
@@ -129,12 +110,6 @@ mod tests {
         assert_eq!(found.len(), 3);
         assert_eq!(found[0].path, PathBuf::from("/a:b"));
         assert_eq!(found[1].name, "cpu,cpuacct");
-        assert_eq!(
-            found[2],
-            Membership {
-                name: String::new(),
-                path: "/".into()
-            }
-        );
+        assert_eq!(found[2], Membership { name: String::new(), path: "/".into() });
     }
 }

@@ -16,9 +16,7 @@ pub(crate) fn apply(cgroup: &Cgroup, settings: &LinuxNetwork) -> Result<(), Erro
     }
     for interface in settings.priorities().iter().flatten() {
         let line = format!("{} {}", interface.name(), interface.priority());
-        cgroup
-            .target("net_prio", PRIORITIES)?
-            .write(PRIORITIES, "net_prio.ifpriomap", &line)?;
+        cgroup.target("net_prio", PRIORITIES)?.write(PRIORITIES, "net_prio.ifpriomap", &line)?;
     }
     Ok(())
 }
@@ -42,11 +40,7 @@ mod tests {
     fn v2_has_no_such_controller() {
         let fake = Fake::new(true, &["cpu", "memory"], &[]);
         let error = apply(&fake.cgroup, &serde_json::from_str(JSON).unwrap()).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("linux.resources.network.classID: no net_cls")
-        );
+        assert!(error.to_string().starts_with("linux.resources.network.classID: no net_cls"));
         apply(&fake.cgroup, &LinuxNetwork::default()).unwrap();
     }
 }

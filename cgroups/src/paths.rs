@@ -118,10 +118,7 @@ impl Hierarchy {
     /// The same hierarchy, another cgroup.
     #[cfg(test)]
     pub(crate) fn moved(self, path: &str) -> Self {
-        Self {
-            path: path.into(),
-            ..self
-        }
+        Self { path: path.into(), ..self }
     }
 }
 
@@ -159,10 +156,7 @@ impl Wanted {
             Some(path) if !path.as_os_str().is_empty() => path,
             _ => Path::new(id),
         };
-        let error = |reason| Error::CgroupsPath {
-            path: given.to_owned(),
-            reason,
-        };
+        let error = |reason| Error::CgroupsPath { path: given.to_owned(), reason };
         let mut path = PathBuf::new();
         for component in given.components() {
             match component {
@@ -178,10 +172,7 @@ impl Wanted {
         if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(error("must not have a NUL byte"));
         }
-        Ok(Self {
-            absolute: given.is_absolute(),
-            path,
-        })
+        Ok(Self { absolute: given.is_absolute(), path })
     }
 }
 
@@ -238,11 +229,7 @@ fn mount_of<'a>(member: &Membership, mounts: &'a [Mount]) -> Option<&'a Mount> {
         !mount.v2 && member.name.split(',').all(has)
     };
     let usual = |mount: &&Mount| mount.mount_point.starts_with("/sys/fs/cgroup");
-    mounts
-        .iter()
-        .filter(shows)
-        .find(usual)
-        .or_else(|| mounts.iter().find(shows))
+    mounts.iter().filter(shows).find(usual).or_else(|| mounts.iter().find(shows))
 }
 
 fn v1_controllers(name: &str) -> Vec<String> {
@@ -258,11 +245,7 @@ fn path_below(wanted: &Wanted, mount: &Mount, member: &Membership) -> PathBuf {
         return wanted.path.clone();
     }
     let own = own_cgroup(mount, member);
-    let base = if mount.v2 {
-        own.parent().unwrap_or(Path::new(""))
-    } else {
-        &own
-    };
+    let base = if mount.v2 { own.parent().unwrap_or(Path::new("")) } else { &own };
     base.join(&wanted.path)
 }
 
@@ -288,10 +271,7 @@ fn own_cgroup<'a>(mount: &Mount, member: &'a Membership) -> Cow<'a, Path> {
 }
 
 fn read(path: &str) -> Result<Vec<u8>, Error> {
-    dir::read_bytes(CWD, path).map_err(|errno| Error::Read {
-        path: path.into(),
-        errno,
-    })
+    dir::read_bytes(CWD, path).map_err(|errno| Error::Read { path: path.into(), errno })
 }
 
 #[cfg(test)]
@@ -357,10 +337,7 @@ mod tests {
         let paths = place_text(Some("a"), V1, V1_SELF, "").unwrap();
         assert_eq!(full(&paths)[1], "/sys/fs/cgroup/cpu,cpuacct/user.slice/a");
         let paths = place_text(None, V1, V1_SELF, "").unwrap();
-        assert_eq!(
-            full(&paths)[0],
-            "/sys/fs/cgroup/memory/user.slice/session-1.scope/web1"
-        );
+        assert_eq!(full(&paths)[0], "/sys/fs/cgroup/memory/user.slice/session-1.scope/web1");
         assert_eq!(place_text(Some(""), V1, V1_SELF, "").unwrap(), paths);
     }
 
@@ -372,13 +349,7 @@ mod tests {
 ";
         let own = "5:pids:/docker/c0ffee\n4:memory:/docker/c0ffee/inner\n";
         let paths = place_text(None, mounts, own, "").unwrap();
-        assert_eq!(
-            full(&paths),
-            [
-                "/sys/fs/cgroup/pids/web1",
-                "/sys/fs/cgroup/memory/inner/web1"
-            ]
-        );
+        assert_eq!(full(&paths), ["/sys/fs/cgroup/pids/web1", "/sys/fs/cgroup/memory/inner/web1"]);
         let paths = place_text(Some("/x"), mounts, own, "").unwrap();
         assert_eq!(full(&paths)[1], "/sys/fs/cgroup/memory/x");
     }
@@ -398,14 +369,8 @@ mod tests {
         let own = "0::/user.slice/user-0.slice/session-1.scope\n";
         let paths = place_text(None, V2, own, "cpu memory pids\n").unwrap();
         assert!(paths.is_v2());
-        assert_eq!(
-            full(&paths),
-            ["/sys/fs/cgroup/user.slice/user-0.slice/web1"]
-        );
-        assert_eq!(
-            paths.hierarchies()[0].controllers(),
-            ["cpu", "memory", "pids"]
-        );
+        assert_eq!(full(&paths), ["/sys/fs/cgroup/user.slice/user-0.slice/web1"]);
+        assert_eq!(paths.hierarchies()[0].controllers(), ["cpu", "memory", "pids"]);
         let paths = place_text(None, V2, "0::/\n", "cpu\n").unwrap();
         assert_eq!(full(&paths), ["/sys/fs/cgroup/web1"]);
         let paths = place_text(Some("/a/b"), V2, own, "cpu\n").unwrap();
@@ -434,26 +399,16 @@ mod tests {
     #[test]
     fn paths_that_climb_or_name_nothing_are_refused() {
         for path in ["/a/../b", "..", "../x", "/..", "a/.."] {
-            let error = place_text(Some(path), V1, V1_SELF, "")
-                .unwrap_err()
-                .to_string();
-            assert_eq!(
-                error,
-                format!("linux.cgroupsPath {path}: must not have a .. component")
-            );
+            let error = place_text(Some(path), V1, V1_SELF, "").unwrap_err().to_string();
+            assert_eq!(error, format!("linux.cgroupsPath {path}: must not have a .. component"));
         }
         for path in ["/", ".", "//", "/./"] {
-            let error = place_text(Some(path), V1, V1_SELF, "")
-                .unwrap_err()
-                .to_string();
+            let error = place_text(Some(path), V1, V1_SELF, "").unwrap_err().to_string();
             assert!(error.starts_with("linux.cgroupsPath"), "{error}");
             assert!(error.ends_with("names no cgroup"), "{error}");
         }
         assert!(place_text(Some("a\0b"), V1, V1_SELF, "").is_err());
-        assert!(matches!(
-            place_text(None, "", V1_SELF, ""),
-            Err(Error::NotMounted)
-        ));
+        assert!(matches!(place_text(None, "", V1_SELF, ""), Err(Error::NotMounted)));
     }
 
     #[test]

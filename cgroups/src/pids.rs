@@ -8,9 +8,7 @@ use crate::error::Error;
 const FIELD: &str = "linux.resources.pids.limit";
 
 pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxPids) -> Result<(), Error> {
-    cgroup
-        .target("pids", FIELD)?
-        .write(FIELD, "pids.max", &max(limits.limit()))
+    cgroup.target("pids", FIELD)?.write(FIELD, "pids.max", &max(limits.limit()))
 }
 
 /// -1 is no limit. 0 becomes 1 as in runc 1.4 (systemd cannot set 0; for a
@@ -45,12 +43,7 @@ mod tests {
     #[test]
     fn without_the_controller_the_error_names_field_and_controller() {
         let fake = Fake::new(false, &["memory"], &[]);
-        let error = apply(&fake.cgroup, &LinuxPids::default())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("linux.resources.pids.limit: no pids controller"),
-            "{error}"
-        );
+        let error = apply(&fake.cgroup, &LinuxPids::default()).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.pids.limit: no pids controller"), "{error}");
     }
 }

@@ -103,9 +103,7 @@ impl Cgroup {
     fn kill_frozen(&self, deadline: Instant) -> Result<bool, Error> {
         let freezer = self.freezer("freeze").ok();
         // If it cannot be frozen, a fork may escape this round, but not all.
-        let frozen = freezer
-            .as_ref()
-            .is_some_and(|freezer| freezer.freeze().is_ok());
+        let frozen = freezer.as_ref().is_some_and(|freezer| freezer.freeze().is_ok());
         let killed = self.kill_each();
         if let Some(freezer) = freezer.filter(|_| frozen) {
             freezer.thaw()?;
@@ -129,11 +127,7 @@ impl Cgroup {
             };
             match pidfd_open(target, PidfdFlags::empty()) {
                 Ok(pidfd) => {
-                    done(
-                        pid,
-                        libc::SIGKILL,
-                        sys::pidfd_send_signal(&pidfd, libc::SIGKILL),
-                    )?;
+                    done(pid, libc::SIGKILL, sys::pidfd_send_signal(&pidfd, libc::SIGKILL))?;
                     pidfds.push(pidfd);
                 }
                 Err(Errno::SRCH) => {}
@@ -148,9 +142,7 @@ impl Cgroup {
 
     /// The hierarchy whose list of processes counts.
     fn roll(&self) -> Option<&Member> {
-        let v1 = ["freezer", "pids", "devices"]
-            .iter()
-            .find_map(|name| self.v1(name));
+        let v1 = ["freezer", "pids", "devices"].iter().find_map(|name| self.v1(name));
         v1.or_else(|| self.members.first())
     }
 }
@@ -159,10 +151,8 @@ impl Member {
     /// The processes of this cgroup and its descendants, in ascending order.
     pub(crate) fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
-        collect(self.dir.as_fd(), &mut pids).map_err(|errno| Error::Read {
-            path: self.path().join("cgroup.procs"),
-            errno,
-        })?;
+        collect(self.dir.as_fd(), &mut pids)
+            .map_err(|errno| Error::Read { path: self.path().join("cgroup.procs"), errno })?;
         // v1 may list a process twice.
         pids.sort_unstable();
         pids.dedup();

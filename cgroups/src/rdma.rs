@@ -12,9 +12,7 @@ const FIELD: &str = "linux.resources.rdma";
 pub(crate) fn apply(cgroup: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<(), Error> {
     for (device, limit) in limits {
         if let Some(line) = line(device, limit) {
-            cgroup
-                .target("rdma", FIELD)?
-                .write(FIELD, "rdma.max", &line)?;
+            cgroup.target("rdma", FIELD)?.write(FIELD, "rdma.max", &line)?;
         }
     }
     Ok(())

@@ -48,10 +48,7 @@ struct Failure {
 }
 
 fn enable_at(cgroup: &std::os::fd::OwnedFd, only: Option<&str>) -> Result<(), Failure> {
-    let failure = |errno| Failure {
-        controllers: only.unwrap_or("controllers").to_owned(),
-        errno,
-    };
+    let failure = |errno| Failure { controllers: only.unwrap_or("controllers").to_owned(), errno };
     let offered = dir::read_file(cgroup, "cgroup.controllers").map_err(failure)?;
     let enabled = dir::read_file(cgroup, "cgroup.subtree_control").map_err(failure)?;
     let missing = missing(&offered, &enabled, only);
@@ -72,10 +69,7 @@ fn enable_at(cgroup: &std::os::fd::OwnedFd, only: Option<&str>) -> Result<(), Fa
         if let Err(errno) = write(&[name])
             && result.is_ok()
         {
-            result = Err(Failure {
-                controllers: (*name).to_owned(),
-                errno,
-            });
+            result = Err(Failure { controllers: (*name).to_owned(), errno });
         }
     }
     result
@@ -84,11 +78,7 @@ fn enable_at(cgroup: &std::os::fd::OwnedFd, only: Option<&str>) -> Result<(), Fa
 fn missing<'a>(offered: &'a str, enabled: &str, only: Option<&str>) -> Vec<&'a str> {
     let is_enabled = |name: &&str| enabled.split_whitespace().any(|other| other == *name);
     let is_wanted = |name: &&str| only.is_none_or(|only| only == *name);
-    offered
-        .split_whitespace()
-        .filter(is_wanted)
-        .filter(|name| !is_enabled(name))
-        .collect()
+    offered.split_whitespace().filter(is_wanted).filter(|name| !is_enabled(name)).collect()
 }
 
 fn explain(cgroup: &Path, failure: &Failure) -> Hint {
@@ -100,10 +90,7 @@ fn explain(cgroup: &Path, failure: &Failure) -> Hint {
             cgroup.display()
         ),
         Errno::OPNOTSUPP | Errno::INVAL => {
-            format!(
-                "{} cannot take +{controllers}: {errno}; see its cgroup.type",
-                file.display()
-            )
+            format!("{} cannot take +{controllers}: {errno}; see its cgroup.type", file.display())
         }
         _ => format!("enable {controllers} in {}: {errno}", file.display()),
     })
@@ -140,31 +127,19 @@ mod tests {
         level("a/b/c", "");
         assert_eq!(enable(&hierarchy, None), Hint::none());
         // A real file would not keep what was written.
-        assert_eq!(
-            ["", "a", "a/b", "a/b/c"].map(control),
-            ["cpu io", "+io", "+cpu +io", ""]
-        );
+        assert_eq!(["", "a", "a/b", "a/b/c"].map(control), ["cpu io", "+io", "+cpu +io", ""]);
         level("a/b", "");
         enable(&hierarchy, Some("cpu"));
         assert_eq!(control("a/b"), "+cpu");
         std::fs::remove_file(root.path().join("a/cgroup.subtree_control")).unwrap();
         let hint = enable(&hierarchy, None).to_string();
-        assert!(
-            hint.contains("a/cgroup.subtree_control: No such file"),
-            "{hint}"
-        );
+        assert!(hint.contains("a/cgroup.subtree_control: No such file"), "{hint}");
     }
 
     #[test]
     fn hints_say_what_to_do() {
-        let failure = Failure {
-            controllers: "memory".into(),
-            errno: Errno::BUSY,
-        };
+        let failure = Failure { controllers: "memory".into(), errno: Errno::BUSY };
         let hint = explain(Path::new("/sys/fs/cgroup/a"), &failure).to_string();
-        assert!(
-            hint.contains("/sys/fs/cgroup/a has processes of its own"),
-            "{hint}"
-        );
+        assert!(hint.contains("/sys/fs/cgroup/a has processes of its own"), "{hint}");
     }
 }

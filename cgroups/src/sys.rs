@@ -112,11 +112,7 @@ pub(crate) fn load_device_filter(program: &[Instruction]) -> Result<OwnedFd, Err
 
 /// BPF_PROG_ATTACH beside whatever is attached already; all must allow.
 pub(crate) fn attach_device_filter(cgroup: impl AsFd, program: impl AsFd) -> Result<(), Errno> {
-    bpf(
-        BPF_PROG_ATTACH,
-        &mut target(&cgroup, &program, BPF_F_ALLOW_MULTI),
-    )
-    .map(drop)
+    bpf(BPF_PROG_ATTACH, &mut target(&cgroup, &program, BPF_F_ALLOW_MULTI)).map(drop)
 }
 
 /// BPF_PROG_DETACH.
@@ -153,14 +149,7 @@ pub(crate) fn device_filters(cgroup: impl AsFd) -> Result<Vec<u32>, Errno> {
 
 /// BPF_PROG_GET_FD_BY_ID.
 pub(crate) fn device_filter_by_id(id: u32) -> Result<OwnedFd, Errno> {
-    let fd = bpf(
-        BPF_PROG_GET_FD_BY_ID,
-        &mut ById {
-            id,
-            next_id: 0,
-            open_flags: 0,
-        },
-    )?;
+    let fd = bpf(BPF_PROG_GET_FD_BY_ID, &mut ById { id, next_id: 0, open_flags: 0 })?;
     // SAFETY: a successful call returns a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

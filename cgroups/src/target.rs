@@ -25,30 +25,21 @@ impl Cgroup {
         controller: &'a str,
         field: &str,
     ) -> Result<Target<'a>, Error> {
-        self.target_if_any(controller)
-            .ok_or_else(|| Error::NoController {
-                field: field.to_owned(),
-                controller: controller.to_owned(),
-                hint: Hint::new("see /proc/cgroups and cgroup.controllers for what there is"),
-            })
+        self.target_if_any(controller).ok_or_else(|| Error::NoController {
+            field: field.to_owned(),
+            controller: controller.to_owned(),
+            hint: Hint::new("see /proc/cgroups and cgroup.controllers for what there is"),
+        })
     }
 
     pub(crate) fn target_if_any<'a>(&'a self, controller: &'a str) -> Option<Target<'a>> {
-        let v2 = || {
-            self.unified()
-                .filter(|member| member.hierarchy.has(controller))
-        };
-        self.v1(controller)
-            .or_else(v2)
-            .map(|member| Target { member, controller })
+        let v2 = || self.unified().filter(|member| member.hierarchy.has(controller));
+        self.v1(controller).or_else(v2).map(|member| Target { member, controller })
     }
 
     /// The unified hierarchy, for the files that every v2 cgroup has.
     pub(crate) fn core_target(&self) -> Option<Target<'_>> {
-        self.unified().map(|member| Target {
-            member,
-            controller: "cgroup",
-        })
+        self.unified().map(|member| Target { member, controller: "cgroup" })
     }
 }
 
@@ -68,10 +59,7 @@ impl Target<'_> {
     pub fn write_if_supported(&self, field: &str, file: &str, value: &str) -> Result<bool, Error> {
         match self.write(field, file, value) {
             Ok(()) => Ok(true),
-            Err(Error::Write {
-                errno: Errno::NOENT | Errno::OPNOTSUPP,
-                ..
-            }) => Ok(false),
+            Err(Error::Write { errno: Errno::NOENT | Errno::OPNOTSUPP, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -114,10 +102,7 @@ impl Target<'_> {
     pub fn read(&self, file: &str) -> Result<String, Error> {
         match dir::read_file(&self.member.dir, file) {
             Ok(text) => Ok(text.trim_end().to_owned()),
-            Err(errno) => Err(Error::Read {
-                path: self.member.path().join(file),
-                errno,
-            }),
+            Err(errno) => Err(Error::Read { path: self.member.path().join(file), errno }),
         }
     }
 

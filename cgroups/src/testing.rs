@@ -27,13 +27,7 @@ impl Fake {
         let hierarchy = Hierarchy::for_test(v2, controllers, root.path());
         let parent = dir::open_mount(root.path()).unwrap();
         let dir = dir::open_child(&parent, Path::new("c")).unwrap();
-        let cgroup = Cgroup {
-            members: vec![Member {
-                hierarchy,
-                parent,
-                dir,
-            }],
-        };
+        let cgroup = Cgroup { members: vec![Member { hierarchy, parent, dir }] };
         Self { cgroup, root }
     }
 
@@ -54,8 +48,5 @@ impl Fake {
 /// Says that a test did not run and why; with KILN_TEST_NO_SKIP=1 it fails.
 pub(crate) fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
-    assert!(
-        std::env::var("KILN_TEST_NO_SKIP").as_deref() != Ok("1"),
-        "not run: {reason}"
-    );
+    assert!(std::env::var("KILN_TEST_NO_SKIP").as_deref() != Ok("1"), "not run: {reason}");
 }

@@ -34,11 +34,8 @@ pub(crate) fn apply(cgroup: &Cgroup, files: &HashMap<String, String>) -> Result<
 }
 
 fn controller<'a>(field: &str, file: &'a str) -> Result<&'a str, Error> {
-    let invalid = |reason| Error::Invalid {
-        field: field.to_owned(),
-        value: file.to_owned(),
-        reason,
-    };
+    let invalid =
+        |reason| Error::Invalid { field: field.to_owned(), value: file.to_owned(), reason };
     if file.contains(['/', '\0']) {
         return Err(invalid("must be a file name, without slashes"));
     }
@@ -69,29 +66,14 @@ mod tests {
     #[test]
     fn names_are_checked_and_controllers_must_be_there() {
         let fake = Fake::new(true, &["memory"], &[]);
-        let error = |file: &str| {
-            apply(&fake.cgroup, &one(file, "1"))
-                .unwrap_err()
-                .to_string()
-        };
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b.c",
-            "../memory.high",
-            "memory",
-            ".x",
-            "memory.",
-        ] {
+        let error = |file: &str| apply(&fake.cgroup, &one(file, "1")).unwrap_err().to_string();
+        for bad in ["", ".", "..", "a/b.c", "../memory.high", "memory", ".x", "memory."] {
             assert!(error(bad).contains("must be a file name"), "{bad}");
         }
         assert!(error("cpu.weight").contains("unified.cpu.weight: no cpu controller"));
         assert!(error("memory.high").contains("memory.high"));
         let v1 = Fake::new(false, &["memory"], &["memory.high"]);
-        let error = apply(&v1.cgroup, &one("memory.high", "1"))
-            .unwrap_err()
-            .to_string();
+        let error = apply(&v1.cgroup, &one("memory.high", "1")).unwrap_err().to_string();
         assert!(error.contains("cgroup v1"), "{error}");
     }
 }

@@ -19,10 +19,7 @@ const LAYOUTS: [Layout; 3] = [Layout::Machine, Layout::V1, Layout::V2];
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{what}: not in ten seconds"
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: not in ten seconds");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -41,10 +38,7 @@ fn create_attach_list_remove() {
         let own = std::fs::read_to_string(format!("/proc/{}/cgroup", shell.pid())).unwrap();
         for hierarchy in place.paths.hierarchies() {
             let line = format!(":{}:/{}", hierarchy.name(), hierarchy.path().display());
-            assert!(
-                own.lines().any(|found| found.ends_with(&line)),
-                "{line} in {own}"
-            );
+            assert!(own.lines().any(|found| found.ends_with(&line)), "{line} in {own}");
         }
         let unified = place.paths.hierarchies().iter().any(Hierarchy::is_v2);
         assert_eq!(cgroup.v2_dir().is_some(), unified);
@@ -87,9 +81,7 @@ fn the_hierarchies_can_be_made_in_two_steps_and_entered_by_oneself() {
     cgroup.create_v1(&place.paths).unwrap();
     let entrances = cgroup.entrances().unwrap();
     let mut shell = std::process::Command::new("/bin/sh");
-    shell
-        .args(["-c", "read go"])
-        .stdin(std::process::Stdio::piped());
+    shell.args(["-c", "read go"]).stdin(std::process::Stdio::piped());
     let enter = move || {
         let enter = |entrance: &OwnedFd| kiln_cgroups::enter(entrance.as_fd());
         Ok(entrances.iter().try_for_each(enter)?)
@@ -101,17 +93,9 @@ fn the_hierarchies_can_be_made_in_two_steps_and_entered_by_oneself() {
     let listed = cgroup.pids();
     shell.kill().unwrap();
     shell.wait().unwrap();
-    for hierarchy in place
-        .paths
-        .hierarchies()
-        .iter()
-        .filter(|hierarchy| !hierarchy.is_v2())
-    {
+    for hierarchy in place.paths.hierarchies().iter().filter(|hierarchy| !hierarchy.is_v2()) {
         let line = format!(":{}:/{}", hierarchy.name(), hierarchy.path().display());
-        assert!(
-            own.lines().any(|found| found.ends_with(&line)),
-            "{line} in {own}"
-        );
+        assert!(own.lines().any(|found| found.ends_with(&line)), "{line} in {own}");
     }
     assert_eq!(listed.unwrap(), [shell.id() as i32]);
 }
@@ -182,10 +166,7 @@ fn a_used_or_frozen_cgroup_is_refused_and_nothing_is_left() {
             let top = made.parent().and_then(Path::parent).unwrap();
             assert_eq!(top.exists(), hierarchy == last, "{}", top.display());
         }
-        assert_eq!(
-            std::fs::read_to_string(procs).unwrap().trim(),
-            shell.pid().to_string()
-        );
+        assert_eq!(std::fs::read_to_string(procs).unwrap().trim(), shell.pid().to_string());
     }
     for layout in [Layout::V1, Layout::V2] {
         let Some(place) = Place::new("frozen", "", layout) else {
@@ -231,12 +212,7 @@ fn kill_gets_forking_and_frozen_processes_and_those_below() {
         cgroup.attach(shell.pid()).unwrap();
         shell.go();
         eventually("several processes", || cgroup.pids().unwrap().len() > 5);
-        for hierarchy in place
-            .paths
-            .hierarchies()
-            .iter()
-            .filter(|h| h.name() != "cpuset")
-        {
+        for hierarchy in place.paths.hierarchies().iter().filter(|h| h.name() != "cpuset") {
             let below = hierarchy.full_path().join("below");
             std::fs::create_dir(&below).unwrap();
             std::fs::write(below.join("cgroup.procs"), shell.pid().to_string()).unwrap();
@@ -272,10 +248,7 @@ fn signal_reaches_each_process() {
         }
         let caught = |pid: i32| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            let mask = status
-                .lines()
-                .find_map(|line| line.strip_prefix("SigCgt:\t"))
-                .unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
             u64::from_str_radix(mask, 16).unwrap() & (1 << (libc::SIGUSR1 - 1)) != 0
         };
         for shell in &shells {
@@ -283,10 +256,7 @@ fn signal_reaches_each_process() {
         }
         cgroup.signal(libc::SIGUSR1).unwrap();
         assert_eq!(shells.each_mut().map(Shell::wait), [Some(5), Some(5)]);
-        assert!(
-            matches!(cgroup.signal(1000), Ok(())),
-            "nobody is left to be signalled"
-        );
+        assert!(matches!(cgroup.signal(1000), Ok(())), "nobody is left to be signalled");
     }
 }
 
@@ -302,10 +272,7 @@ fn remove_does_not_kill() {
         let start = Instant::now();
         let error = cgroup.remove().unwrap_err();
         assert!(matches!(error, Error::Remove { .. }), "{error}");
-        assert!(
-            error.to_string().contains("still processes in it"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("still processes in it"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(4));
         assert!(shell.is_running());
     }
@@ -335,10 +302,7 @@ fn a_container_without_a_path_is_beside_or_below_us() {
     let paths = kiln_cgroups::resolve(None, &id).unwrap();
     let cgroup = Cgroup::create(&paths).unwrap();
     let result = cgroup.apply(&resources("{}"));
-    let exists = paths
-        .hierarchies()
-        .iter()
-        .all(|hierarchy| hierarchy.full_path().exists());
+    let exists = paths.hierarchies().iter().all(|hierarchy| hierarchy.full_path().exists());
     cgroup.remove().unwrap();
     result.unwrap();
     assert!(exists);

@@ -55,9 +55,7 @@ fn v1_memory_and_swap_go_up_and_down_together() {
         assert_eq!(read("memory.limit_in_bytes"), limit);
         assert_eq!(read("memory.memsw.limit_in_bytes"), swap);
     }
-    cgroup
-        .update(&resources(r#"{"memory": {"limit": -1}}"#))
-        .unwrap();
+    cgroup.update(&resources(r#"{"memory": {"limit": -1}}"#)).unwrap();
     let unlimited = place.read("memory", "memory.memsw.limit_in_bytes").unwrap();
     assert!(unlimited.len() > 15, "{unlimited}");
 }
@@ -73,34 +71,17 @@ fn v1_quota_and_period_change_under_a_parents_limit() {
         return;
     };
     let above = Cgroup::create(&paths).unwrap();
-    above
-        .update(&resources(r#"{"cpu": {"quota": 50000, "period": 100000}}"#))
-        .unwrap();
+    above.update(&resources(r#"{"cpu": {"quota": 50000, "period": 100000}}"#)).unwrap();
     let cgroup = Cgroup::create(&place.paths).unwrap();
     for (quota, period) in [(50_000, 100_000), (5_000, 10_000), (50_000, 100_000)] {
         let json = format!(r#"{{"cpu": {{"quota": {quota}, "period": {period}}}}}"#);
         cgroup.update(&resources(&json)).unwrap();
-        assert_eq!(
-            place.read("cpu", "cpu.cfs_quota_us").unwrap(),
-            quota.to_string()
-        );
-        assert_eq!(
-            place.read("cpu", "cpu.cfs_period_us").unwrap(),
-            period.to_string()
-        );
+        assert_eq!(place.read("cpu", "cpu.cfs_quota_us").unwrap(), quota.to_string());
+        assert_eq!(place.read("cpu", "cpu.cfs_period_us").unwrap(), period.to_string());
     }
-    let error = cgroup
-        .update(&resources(r#"{"cpu": {"quota": 90000}}"#))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("linux.resources.cpu.quota: write \"90000\" to /sys/"),
-        "{error}"
-    );
-    assert!(
-        error.contains("cpu.cfs_quota_us: Invalid argument"),
-        "{error}"
-    );
+    let error = cgroup.update(&resources(r#"{"cpu": {"quota": 90000}}"#)).unwrap_err().to_string();
+    assert!(error.starts_with("linux.resources.cpu.quota: write \"90000\" to /sys/"), "{error}");
+    assert!(error.contains("cpu.cfs_quota_us: Invalid argument"), "{error}");
 }
 
 #[test]
@@ -124,21 +105,13 @@ fn v1_devices_are_the_default_list_or_everything() {
     let cgroup = Cgroup::create(&place.paths).unwrap();
     // Twice: a second time changes nothing.
     for _ in 0..2 {
-        cgroup
-            .apply(&resources(
-                r#"{"devices": [{"allow": false, "access": "rwm"}]}"#,
-            ))
-            .unwrap();
+        cgroup.apply(&resources(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#)).unwrap();
         let list = place.read("devices", "devices.list").unwrap();
         let lines: Vec<&str> = list.lines().collect();
         assert_eq!(lines.len(), kiln_cgroups::DEFAULT_ALLOWED_DEVICES.len());
         assert_eq!(lines[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);
     }
-    cgroup
-        .apply(&resources(
-            r#"{"devices": [{"allow": true, "access": "rwm"}]}"#,
-        ))
-        .unwrap();
+    cgroup.apply(&resources(r#"{"devices": [{"allow": true, "access": "rwm"}]}"#)).unwrap();
     assert_eq!(place.read("devices", "devices.list").unwrap(), "a *:* rwm");
 }
 
@@ -148,19 +121,12 @@ fn a_fork_beyond_the_pids_limit_fails() {
         return;
     };
     let cgroup = Cgroup::create(&place.paths).unwrap();
-    cgroup
-        .apply(&resources(r#"{"pids": {"limit": 1}}"#))
-        .unwrap();
+    cgroup.apply(&resources(r#"{"pids": {"limit": 1}}"#)).unwrap();
     let mut shell = Shell::new("(exit 0) && exit 0; exit 1");
     cgroup.attach(shell.pid()).unwrap();
     shell.go();
     assert!(matches!(shell.wait(), Some(code) if code != 0));
-    assert!(
-        place
-            .read("pids", "pids.events")
-            .unwrap()
-            .starts_with("max ")
-    );
+    assert!(place.read("pids", "pids.events").unwrap().starts_with("max "));
 }
 
 #[test]
@@ -178,19 +144,14 @@ fn v1_throttles_a_disk() {
         r#"{{"blockIO": {{"throttleReadBpsDevice": [{{"major": {major}, "minor": {minor}, "rate": 1048576}}]}}}}"#
     );
     cgroup.apply(&resources(&json)).unwrap();
-    let read = place
-        .read("blkio", "blkio.throttle.read_bps_device")
-        .unwrap();
+    let read = place.read("blkio", "blkio.throttle.read_bps_device").unwrap();
     assert_eq!(read, format!("{disk} 1048576"));
 }
 
 fn first_disk() -> Option<String> {
     let disks = std::fs::read_dir("/sys/block").ok()?;
     let device = |disk: std::fs::DirEntry| std::fs::read_to_string(disk.path().join("dev")).ok();
-    disks
-        .flatten()
-        .find_map(device)
-        .map(|text| text.trim().to_owned())
+    disks.flatten().find_map(device).map(|text| text.trim().to_owned())
 }
 
 #[test]
@@ -200,25 +161,13 @@ fn v1_wants_a_controller_that_is_there() {
     };
     let cgroup = Cgroup::create(&place.paths).unwrap();
     for (json, start) in [
-        (
-            r#"{"network": {"classID": 5}}"#,
-            "linux.resources.network.classID: no net_cls",
-        ),
-        (
-            r#"{"rdma": {"mlx5_0": {"hcaHandles": 5}}}"#,
-            "linux.resources.rdma: no rdma",
-        ),
-        (
-            r#"{"unified": {"memory.high": "5"}}"#,
-            "linux.resources.unified.memory.high: no memory",
-        ),
+        (r#"{"network": {"classID": 5}}"#, "linux.resources.network.classID: no net_cls"),
+        (r#"{"rdma": {"mlx5_0": {"hcaHandles": 5}}}"#, "linux.resources.rdma: no rdma"),
+        (r#"{"unified": {"memory.high": "5"}}"#, "linux.resources.unified.memory.high: no memory"),
     ] {
         let controller = start.rsplit(' ').next().unwrap();
-        let there = place
-            .paths
-            .hierarchies()
-            .iter()
-            .any(|hierarchy| hierarchy.name() == controller);
+        let there =
+            place.paths.hierarchies().iter().any(|hierarchy| hierarchy.name() == controller);
         if there && controller != "memory" {
             skip::<()>(&format!("this machine has {controller}"));
             continue;
@@ -241,17 +190,10 @@ fn hugetlb_in_the_unified_hierarchy_is_enabled_when_asked_for() {
         let cgroup = Cgroup::create(&place.paths).unwrap();
         let json = r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#;
         cgroup.apply(&resources(json)).unwrap();
-        let file = if v2 {
-            "hugetlb.2MB.max"
-        } else {
-            "hugetlb.2MB.limit_in_bytes"
-        };
+        let file = if v2 { "hugetlb.2MB.max" } else { "hugetlb.2MB.limit_in_bytes" };
         assert_eq!(place.read("hugetlb", file).unwrap(), "4194304");
         if v2 {
-            assert_eq!(
-                place.read("hugetlb", "hugetlb.2MB.rsvd.max").unwrap(),
-                "4194304"
-            );
+            assert_eq!(place.read("hugetlb", "hugetlb.2MB.rsvd.max").unwrap(), "4194304");
             let json = r#"{"unified": {"hugetlb.2MB.max": "2097152", "cgroup.max.depth": "3"}}"#;
             cgroup.apply(&resources(json)).unwrap();
             assert_eq!(place.read("hugetlb", "hugetlb.2MB.max").unwrap(), "2097152");
@@ -259,10 +201,7 @@ fn hugetlb_in_the_unified_hierarchy_is_enabled_when_asked_for() {
         }
         let json = r#"{"hugepageLimits": [{"pageSize": "3MB", "limit": 4194304}]}"#;
         let error = cgroup.apply(&resources(json)).unwrap_err().to_string();
-        assert!(
-            error.starts_with("linux.resources.hugepageLimits: write \"4194304\""),
-            "{error}"
-        );
+        assert!(error.starts_with("linux.resources.hugepageLimits: write \"4194304\""), "{error}");
     }
 }
 
@@ -281,10 +220,7 @@ fn v2_says_why_a_controller_cannot_be_enabled() {
     let cgroup = Cgroup::create(&place.paths).unwrap();
     let json = r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#;
     let error = cgroup.apply(&resources(json)).unwrap_err().to_string();
-    assert!(
-        error.starts_with("linux.resources.hugepageLimits: no hugetlb controller"),
-        "{error}"
-    );
+    assert!(error.starts_with("linux.resources.hugepageLimits: no hugetlb controller"), "{error}");
     let hint = format!("(hint: {} has processes of its own", parent.display());
     assert!(error.contains(&hint), "{error}");
 }
@@ -298,10 +234,7 @@ fn v2_device_filter_denies_and_is_replaced() {
     // /dev/full is in the default list; 1:11 (kmsg) is not.
     let node = std::env::temp_dir().join(format!("kiln-test-{}-kmsg", std::process::id()));
     let node = node.to_str().unwrap();
-    let made = std::process::Command::new("mknod")
-        .args([node, "c", "1", "11"])
-        .status()
-        .unwrap();
+    let made = std::process::Command::new("mknod").args([node, "c", "1", "11"]).status().unwrap();
     assert!(made.success());
     let opens = |path: &str| {
         let mut shell = Shell::new(&format!("exec 3<{path}"));
@@ -325,8 +258,5 @@ fn v2_device_filter_denies_and_is_replaced() {
         found.push((opens(node), opens("/dev/full")));
     }
     std::fs::remove_file(node).unwrap();
-    assert_eq!(
-        found,
-        [(false, true), (true, true), (false, true), (true, true)]
-    );
+    assert_eq!(found, [(false, true), (true, true), (false, true), (true, true)]);
 }

@@ -25,9 +25,9 @@ pub struct Create {
 
 impl Create {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
-        let console = self.new.console_socket.as_deref().map(connect).transpose()?;
         let root = global.root();
-        let options = options(&self.new, &root, engine, console)?;
+        let mut options = options(&self.new, &root, engine)?;
+        options.console = self.new.console_socket.as_deref().map(connect).transpose()?;
         kiln_runtime::create::create(options)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -39,7 +39,6 @@ pub fn options<'a>(
     new: &'a NewContainer,
     root: &'a Path,
     engine: Option<Box<dyn Engine>>,
-    console: Option<OwnedFd>,
 ) -> Result<Options<'a>> {
     let id = new.id.parse()?;
     let bundle = Bundle::load(&new.bundle)?;
@@ -49,7 +48,9 @@ pub fn options<'a>(
         id,
         bundle,
         pid_file: new.pid_file.as_deref(),
-        console,
+        // Only now is it certain that this process makes the container: another one (handover)
+        // could not connect a second time.
+        console: None,
         preserve_fds: new.descriptors()?,
         pivot: !new.no_pivot,
         keyring: !new.no_new_keyring,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use kiln_runtime::create::Confirm;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::wait;
 
@@ -30,7 +31,7 @@ pub struct Run {
 impl Run {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         let root = global.root();
-        let mut options = options(&self.new, &root, engine, None)?;
+        let mut options = options(&self.new, &root, engine)?;
         let terminal = match &self.new.console_socket {
             Some(path) => {
                 options.console = Some(connect(path)?);
@@ -41,7 +42,7 @@ impl Run {
             None => Terminal::for_container(&options.bundle, &mut options.console)?,
         };
         if self.detach {
-            kiln_runtime::create::run(options)?;
+            kiln_runtime::create::run(options, Confirm::AtStart)?;
             return Ok(ExitCode::SUCCESS);
         }
         if !self.no_subreaper {
@@ -49,11 +50,13 @@ impl Run {
             rustix::process::set_child_subreaper(own)?;
         }
         wait::block_signals();
-        let container = kiln_runtime::create::run(options)?;
-        let status = match terminal {
-            Some(terminal) => terminal.serve(&container)?,
-            None => wait::wait(&container, || {})?,
+        let confirm = if terminal.is_some() { Confirm::AtStart } else { Confirm::AtEnd };
+        let container = kiln_runtime::create::run(options, confirm)?;
+        let waited = match terminal {
+            Some(terminal) => terminal.serve(&container),
+            None => wait::wait(&container, || {}).map_err(Into::into),
         };
+        let status = waited.inspect_err(|_| container.abandon())?;
         if !self.keep {
             container.remove()?;
         }

@@ -24,6 +24,8 @@ use crate::error::{Error, Failure, Step};
 pub enum ToInit {
     /// The user namespace has its maps: init may become its root.
     Mapped,
+    /// The network namespace is made and comes with the message.
+    Network,
     /// The cgroups are there, with the limits in place; with the message come the descriptors
     /// through which init enters those that it was not born in ([`kiln_cgroups::enter`]).
     CgroupReady,
@@ -48,8 +50,8 @@ pub enum ToRuntime {
     Failed(Failure),
 }
 
-/// How many cgroup v1 hierarchies there can be: Linux has 14 controllers, and systemd's own.
-const MAX_ENTRANCES: usize = 32;
+/// One for each cgroup v1 hierarchy that there can be: Linux has 14 controllers, and systemd's own.
+const MAX_DESCRIPTORS: usize = 32;
 /// The largest message: an error with two paths in it.
 const MAX_MESSAGE: usize = 32 * 1024;
 
@@ -74,14 +76,14 @@ impl Channel {
         Self(socket)
     }
 
-    /// Sends [`ToInit::CgroupReady`] with descriptors.
+    /// Sends a message with descriptors.
     ///
     /// # Errors
     /// EPIPE if the peer is gone.
-    pub fn send_entrances(&self, entrances: &[OwnedFd]) -> Result<(), Errno> {
-        let bytes = serde_json::to_vec(&ToInit::CgroupReady).map_err(|_| Errno::INVAL)?;
-        let borrowed: Vec<_> = entrances.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ENTRANCES))];
+    pub fn send_with(&self, message: ToInit, descriptors: &[OwnedFd]) -> Result<(), Errno> {
+        let bytes = serde_json::to_vec(&message).map_err(|_| Errno::INVAL)?;
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
             return Err(Errno::TOOMANYREFS);
@@ -90,12 +92,12 @@ impl Channel {
         retry(|| rustix::net::sendmsg(&self.0, &text, &mut control, flags)).map(drop)
     }
 
-    /// In init: waits for [`ToInit::CgroupReady`] and returns its descriptors, close-on-exec.
+    /// In init: waits for `expected` and returns its descriptors, close-on-exec.
     ///
     /// # Errors
     /// EPIPE for the runtime's death and for another message.
-    pub fn expect_entrances(&self) -> Result<Vec<OwnedFd>, Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ENTRANCES))];
+    pub fn expect_with(&self, expected: ToInit) -> Result<Vec<OwnedFd>, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut buffer = [0; 64];
         let flags = RecvFlags::CMSG_CLOEXEC;
@@ -104,13 +106,13 @@ impl Channel {
             rustix::net::recvmsg(&self.0, &mut text, &mut control, flags)
         })?
         .bytes;
-        let entrances = control.drain().filter_map(|message| match message {
+        let descriptors = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
-        let entrances = entrances.flatten().collect();
-        match serde_json::from_slice(&buffer[..length]) {
-            Ok(ToInit::CgroupReady) => Ok(entrances),
+        let descriptors = descriptors.flatten().collect();
+        match serde_json::from_slice::<ToInit>(&buffer[..length]) {
+            Ok(message) if message == expected => Ok(descriptors),
             _ => Err(Errno::PIPE),
         }
     }
@@ -185,16 +187,16 @@ mod tests {
     }
 
     #[test]
-    fn entrances_come_with_their_message() {
+    fn descriptors_come_with_their_message() {
         let (a, b) = Channel::pair().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
-        a.send_entrances(&[write]).unwrap();
-        let entrances = b.expect_entrances().unwrap();
-        rustix::io::write(&entrances[0], b"x").unwrap();
+        a.send_with(ToInit::CgroupReady, &[write]).unwrap();
+        let descriptors = b.expect_with(ToInit::CgroupReady).unwrap();
+        rustix::io::write(&descriptors[0], b"x").unwrap();
         assert_eq!(rustix::io::read(&read, &mut [0; 2]).unwrap(), 1);
-        a.send_entrances(&[]).unwrap();
-        assert!(b.expect_entrances().unwrap().is_empty());
+        a.send_with(ToInit::CgroupReady, &[]).unwrap();
+        assert_eq!(b.expect_with(ToInit::Network).unwrap_err(), Errno::PIPE);
         drop(a);
-        assert_eq!(b.expect_entrances().unwrap_err(), Errno::PIPE);
+        assert_eq!(b.expect_with(ToInit::Network).unwrap_err(), Errno::PIPE);
     }
 }

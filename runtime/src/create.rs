@@ -58,6 +58,9 @@ pub struct Container {
     cgroup: Cgroup,
     channel: Channel,
     pidfd: OwnedFd,
+    /// Whether an engine runs the workload: init does not execute another program then.
+    engine: bool,
+    confirm_at_end: bool,
 }
 
 /// Creates a container that waits for `start`: runtime.md#create.
@@ -66,12 +69,14 @@ pub struct Container {
 /// The config is wrong, or a step failed; nothing is left behind.
 pub fn create(options: Options<'_>) -> Result<(), Error> {
     let container = launch(options, true)?;
+    // Init has a copy of the locked descriptor: were the runtime killed after the message, the
+    // lock would last as long as init waits. All is recorded, so it is no longer needed.
+    container.dir.unlock();
     let detached = container.channel.send(&ToInit::Created);
     if let Err(error) = detached.step(|| "detach the container's init".to_owned()) {
-        container.undo();
+        container.abandon();
         return Err(error);
     }
-    container.dir.unlock();
     Ok(())
 }
 
@@ -79,14 +84,26 @@ pub fn create(options: Options<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// As for [`create`]; also if the workload cannot be executed. Nothing is left behind.
-pub fn run(options: Options<'_>) -> Result<Container, Error> {
-    let container = launch(options, false)?;
+pub fn run(options: Options<'_>, confirm: Confirm) -> Result<Container, Error> {
+    let mut container = launch(options, false)?;
+    container.confirm_at_end = confirm == Confirm::AtEnd && container.state.poststart.is_none();
     if let Err(error) = container.start() {
-        container.undo();
+        container.abandon();
         return Err(error);
     }
     container.dir.unlock();
     Ok(container)
+}
+
+/// When `run` looks whether the workload could be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// Before it returns.
+    AtStart,
+    /// When the container has ended ([`crate::wait::wait`]), for a caller that waits for that in
+    /// any case: two switches between the processes fewer. With poststart hooks it is
+    /// [`Self::AtStart`].
+    AtEnd,
 }
 
 /// Up to init's message that it is ready. With `listen` init will wait for `start`.
@@ -107,9 +124,11 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
     let mut undo = Undo { root: &root, dir: &dir, paths: None, init: None, state: None };
+    let engine = options.engine.is_some();
     match build(options, plan, &paths, &mut undo, listen) {
         Ok(Built { state, cgroup, channel, pidfd }) => {
-            Ok(Container { root, dir, state, cgroup, channel, pidfd })
+            let confirm_at_end = false;
+            Ok(Container { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end })
         }
         Err(error) => {
             undo.undo();
@@ -139,6 +158,7 @@ fn build<'a>(
     dir.write(&state)?;
     undo.state = Some(state.clone());
     undo.paths = Some(paths);
+    let wait_before_start = listen || needs_attention(&plan);
     let listener = if listen { Some(self::listen(dir)?) } else { None };
     let (channel, init_channel) = Channel::pair()?;
     // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
@@ -151,6 +171,7 @@ fn build<'a>(
         plan,
         channel: init_channel,
         state: state.clone(),
+        wait_before_start,
         listener,
         console: options.console.take(),
         engine: options.engine.take(),
@@ -173,22 +194,36 @@ fn build<'a>(
         maps.write(pid)?;
         tell(&channel, ToInit::Mapped)?;
     }
+    if let Some(network) = plan.namespaces.make_network()? {
+        still_there(channel.send_with(ToInit::Network, &[network]))?;
+    }
     cgroup.create_v1(paths)?;
     if !paths.is_v2() {
         apply(&cgroup, &plan)?;
     }
-    still_there(channel.send_entrances(&cgroup.entrances()?))?;
+    still_there(channel.send_with(ToInit::CgroupReady, &cgroup.entrances()?))?;
     log::debug!("container {}: cgroups made", state.id);
-    state.init = Some(Process::of(pid)?);
+    let process = Process::of(pid)?;
+    dir.write_init(&process)?;
+    state.init = Some(process);
     set_oom_score(&plan, pid)?;
-    dir.write(&state)?;
-    attend(&channel, &plan, &state, &pidfd)?;
-    set_rlimits(&plan, pid)?;
-    log::debug!("container {}: init is ready", state.id);
+    if wait_before_start {
+        attend(&channel, &plan, &state, &pidfd)?;
+        set_rlimits(&plan, pid)?;
+        log::debug!("container {}: init is ready", state.id);
+    }
     if let Some(path) = options.pid_file {
         write_pid_file(path, pid)?;
     }
     Ok(Built { state, cgroup, channel, pidfd })
+}
+
+/// Whether the runtime has something to do between init's last step and the workload: hooks, or
+/// limits that a process in a user namespace may not set itself.
+fn needs_attention(plan: &Plan) -> bool {
+    let hooks = [Stage::Prestart, Stage::CreateRuntime];
+    plan.namespaces.has(libc::CLONE_NEWUSER)
+        || hooks.iter().any(|stage| stage.of(&plan.hooks).is_some_and(|hooks| !hooks.is_empty()))
 }
 
 /// A terminal and a console socket go together, as for runc.
@@ -348,11 +383,29 @@ fn end(pidfd: &OwnedFd) {
 }
 
 impl Container {
-    /// Tells init to execute the workload and waits until it has.
+    /// Tells init to execute the workload and waits until it has, unless that is put off.
     fn start(&self) -> Result<(), Error> {
-        self.channel.send(&ToInit::Start).step(|| "start the workload".to_owned())?;
-        await_workload(&self.channel)?;
+        still_there(self.channel.send(&ToInit::Start))?;
+        if self.confirm_at_end {
+            return Ok(());
+        }
+        self.confirm()?;
         run_poststart(&self.state)
+    }
+
+    /// Before init is reaped: says why, if it ended without having executed the workload.
+    pub(crate) fn confirm_ended(&self) -> Result<(), Error> {
+        if self.confirm_at_end { self.confirm() } else { Ok(()) }
+    }
+
+    fn confirm(&self) -> Result<(), Error> {
+        await_workload(&self.channel)?;
+        // Init's death closes the channel, too.
+        let executed = self.state.init.as_ref().is_none_or(Process::has_left_runtime);
+        if !executed && !self.engine {
+            return Err(gone(&self.pidfd));
+        }
+        Ok(())
     }
 
     /// Init's pidfd.
@@ -370,7 +423,8 @@ impl Container {
         delete::remove(&self.root, &self.dir, &self.state, Some(&self.cgroup))
     }
 
-    fn undo(&self) {
+    /// After a failure: kills what there is and removes the container, as if it had never been.
+    pub fn abandon(&self) {
         end(&self.pidfd);
         let removed = delete::remove(&self.root, &self.dir, &self.state, Some(&self.cgroup));
         tidy("remove the container", removed);

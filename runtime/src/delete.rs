@@ -52,8 +52,11 @@ pub(crate) fn remove(
     cgroup: Option<&Cgroup>,
 ) -> Result<(), Error> {
     if let Some(cgroup) = cgroup {
-        cgroup.kill()?;
-        cgroup.remove()?;
+        // Mostly nobody is left: with init its pid namespace has ended.
+        if !cgroup.remove_now() {
+            cgroup.kill()?;
+            cgroup.remove()?;
+        }
     }
     root.remove(dir)?;
     run_poststop(state);

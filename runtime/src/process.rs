@@ -1,22 +1,39 @@
 //! A process, told from any other that has had its pid.
 
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Step};
 use crate::sys;
 
 /// A pid and when its process began: the pair is not used again until the next boot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// The pid in the runtime's pid namespace.
     pub pid: i32,
     /// Clock ticks from boot to its beginning: field 22 of /proc/PID/stat (proc_pid_stat(5)).
     pub start_ticks: u64,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.start_ticks)
+    }
+}
+
+impl FromStr for Process {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (pid, start_ticks) = text.split_once(' ').ok_or(())?;
+        let pid = pid.parse().ok().filter(|&pid| pid > 0).ok_or(())?;
+        Ok(Self { pid, start_ticks: start_ticks.parse().map_err(drop)? })
+    }
 }
 
 impl Process {
@@ -34,6 +51,15 @@ impl Process {
         stat(self.pid).is_ok_and(|(start_ticks, state)| {
             start_ticks == self.start_ticks && !matches!(state, 'Z' | 'X' | 'x')
         })
+    }
+
+    /// Whether the process, once a copy of the runtime's, has executed another program: it has not
+    /// if it ended before. True as well if it has been reaped, when nobody can tell any more.
+    pub fn has_left_runtime(&self) -> bool {
+        const PF_FORKNOEXEC: u64 = 0x40; // include/linux/sched.h
+        let flags =
+            fields(self.pid).ok().and_then(|(_, fields)| fields.get(6)?.parse::<u64>().ok());
+        flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
     }
 
     /// A pidfd of the process; None if it has ended.
@@ -69,17 +95,20 @@ impl Process {
 
 /// Start time and state letter.
 fn stat(pid: i32) -> std::io::Result<(u64, char)> {
+    let (state, fields) = fields(pid)?;
+    let ticks = fields.get(19).and_then(|field| field.parse().ok());
+    ticks.map(|ticks| (ticks, state)).ok_or(std::io::ErrorKind::InvalidData.into())
+}
+
+/// The state letter (field 3 of /proc/PID/stat), and all fields from it on: proc_pid_stat(5).
+fn fields(pid: i32) -> std::io::Result<(char, Vec<String>)> {
     let text = fs::read(format!("/proc/{pid}/stat"))?;
     // The command's name is in parentheses and may hold anything; count from its end.
     let end = text.iter().rposition(|&byte| byte == b')').unwrap_or(0);
     let fields = String::from_utf8_lossy(&text[end..]);
-    let mut fields = fields.split(' ').skip(1);
-    let state = fields.next().and_then(|field| field.chars().next());
-    let ticks = fields.nth(18).and_then(|field| field.parse().ok());
-    state
-        .zip(ticks)
-        .map(|(state, ticks)| (ticks, state))
-        .ok_or(std::io::ErrorKind::InvalidData.into())
+    let fields: Vec<_> = fields.split_ascii_whitespace().skip(1).map(str::to_owned).collect();
+    let state = fields.first().and_then(|field| field.chars().next());
+    state.map(|state| (state, fields)).ok_or(std::io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -94,6 +123,23 @@ mod tests {
         let other = Process { start_ticks: own.start_ticks + 1, ..own };
         assert!(!other.is_alive());
         assert!(!other.signal(0).unwrap());
+    }
+
+    #[test]
+    fn a_process_is_written_and_read() {
+        let process = Process { pid: 7, start_ticks: 12345 };
+        assert_eq!(process.to_string().parse(), Ok(process));
+        for bad in ["", "7", "-7 1", "0 1", "7 x", "7 1 2"] {
+            assert!(bad.parse::<Process>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_told_from_a_fork() {
+        let mut child = std::process::Command::new("sleep").arg("9").spawn().unwrap();
+        assert!(Process::of(child.id() as i32).unwrap().has_left_runtime());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

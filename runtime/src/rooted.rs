@@ -70,9 +70,21 @@ impl<'a> Rooted<'a> {
     /// Those of openat2(2) and mkdirat(2); ENOTDIR if something else is there.
     pub fn make_dirs(&self, path: &Path) -> Result<OwnedFd, Errno> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => self.make_missing_dirs(path),
-            other => other,
+            Err(Errno::NOENT) => {}
+            other => return other,
         }
+        // Most often only the last one is missing, and nothing is in its place.
+        if let (Some(name), Some(parent)) = (path.file_name(), path.parent()) {
+            let parent = self.open(parent, OFlags::PATH | OFlags::DIRECTORY);
+            let mode = Mode::from_raw_mode(0o755);
+            if let Ok(parent) = parent
+                && rustix::fs::mkdirat(&parent, name, mode).is_ok()
+            {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+                return rustix::fs::openat(&parent, name, flags | OFlags::CLOEXEC, mode);
+            }
+        }
+        self.make_missing_dirs(path)
     }
 
     fn make_missing_dirs(&self, path: &Path) -> Result<OwnedFd, Errno> {

@@ -1,9 +1,13 @@
 //! The container's state on disk: one directory per container below the state root.
 //!
 //! ```text
-//! ROOT/ID/state.json   written whole (temporary file, rename)
+//! ROOT/ID/state.json   written once, before anything else is made
+//! ROOT/ID/init         a symlink to nowhere, whose text is init's pid and start time
 //! ROOT/ID/start.sock   init listens here until `start`; gone once it was asked to start
 //! ```
+//!
+//! A symlink is made by one system call, whole or not at all, and costs a filesystem less than a
+//! file written beside another and renamed.
 //!
 //! The directory is locked (flock(2)) by create, start and delete while they work. It is 0700:
 //! nobody else can reach the socket or read annotations.
@@ -20,14 +24,14 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Step};
+use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
 use crate::process::Process;
 
 /// The socket on which a created container's init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
 const STATE_FILE: &str = "state.json";
-const STATE_TEMPORARY: &str = "state.json.new";
+const INIT_LINK: &str = "init";
 
 /// Where a container is in its life: runtime-spec, runtime.md#state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +68,8 @@ pub struct State {
     pub oci_version: String,
     /// The container's id.
     pub id: String,
-    /// Init; absent until it exists.
+    /// Init; absent until it exists. Not in the file: recorded beside it.
+    #[serde(skip)]
     pub init: Option<Process>,
     /// The bundle, absolute.
     pub bundle: PathBuf,
@@ -241,7 +246,7 @@ impl StateRoot {
     /// A file or the directory cannot be removed.
     pub fn remove(&self, container: &ContainerDir) -> Result<(), Error> {
         let step = || format!("remove {}", self.join(&container.id).display());
-        for name in [START_SOCKET, STATE_TEMPORARY, STATE_FILE] {
+        for name in [START_SOCKET, INIT_LINK, STATE_FILE] {
             ignore_missing(rustix::fs::unlinkat(&container.dir, name, AtFlags::empty()))
                 .step(step)?;
         }
@@ -299,19 +304,27 @@ impl ContainerDir {
         }
     }
 
-    /// Writes the state: whoever reads sees the old or the new one, whole.
+    /// Writes the state, right into its file: there is no old one to keep, the directory is locked,
+    /// and if the runtime dies meanwhile nothing else has been made yet.
     ///
     /// # Errors
-    /// The file cannot be written; the old one stays.
+    /// The file cannot be written.
     pub fn write(&self, state: &State) -> Result<(), Error> {
         let step = || format!("write the state of container {}", self.id);
         let json = serde_json::to_vec(state).map_err(std::io::Error::from).step(step)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&self.dir, STATE_TEMPORARY, flags | OFlags::CLOEXEC, mode)
-            .step(step)?;
-        File::from(file).write_all(&json).step(step)?;
-        rustix::fs::renameat(&self.dir, STATE_TEMPORARY, &self.dir, STATE_FILE).step(step)
+        let file = rustix::fs::openat(&self.dir, STATE_FILE, flags, mode).step(step)?;
+        File::from(file).write_all(&json).step(step)
+    }
+
+    /// Records init: there at once and whole, or not at all.
+    ///
+    /// # Errors
+    /// Those of symlinkat(2).
+    pub fn write_init(&self, init: &Process) -> Result<(), Error> {
+        rustix::fs::symlinkat(init.to_string(), &self.dir, INIT_LINK)
+            .step(|| format!("record the init of container {}", self.id))
     }
 
     /// Reads the state; None if the runtime died before it wrote one.
@@ -327,11 +340,27 @@ impl ContainerDir {
         };
         let mut json = Vec::new();
         File::from(file).read_to_end(&mut json).step(step)?;
-        let state = serde_json::from_slice(&json).map_err(|error| Error::Config {
-            field: format!("state of container {}", self.id),
-            problem: format!("is damaged: {error} (hint: delete --force removes the container)"),
-        })?;
-        Ok(Some(state))
+        match serde_json::from_slice(&json) {
+            Ok(state) => Ok(Some(State { init: self.read_init()?, ..state })),
+            // Being written for the first time.
+            Err(_) if self.is_locked() => Ok(None),
+            Err(error) => Err(Error::Config {
+                field: format!("state of container {}", self.id),
+                problem: format!("is damaged: {error} (hint: delete --force removes it)"),
+            }),
+        }
+    }
+
+    fn read_init(&self) -> Result<Option<Process>, Error> {
+        let step = || format!("read the init of container {}", self.id);
+        match rustix::fs::readlinkat(&self.dir, INIT_LINK, Vec::new()) {
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno).step(step),
+            Ok(text) => match text.to_string_lossy().parse() {
+                Ok(init) => Ok(Some(init)),
+                Err(()) => Err(Failure::because(step(), format!("it is {text:?}")).into()),
+            },
+        }
     }
 
     /// The status of the container whose state is `state`, as of now.

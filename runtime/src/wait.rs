@@ -20,7 +20,8 @@ pub fn block_signals() {
 /// instead.
 ///
 /// # Errors
-/// Those of sigwaitinfo(2) and waitid(2).
+/// The workload could not be executed ([`crate::create::Confirm::AtEnd`]); those of
+/// sigwaitinfo(2) and waitid(2).
 pub fn wait(container: &Container, mut resized: impl FnMut()) -> Result<i32, Error> {
     loop {
         match sys::wait_signal().step(|| "wait for the container".to_owned())? {
@@ -43,8 +44,13 @@ pub fn wait(container: &Container, mut resized: impl FnMut()) -> Result<i32, Err
 /// Init's status if it has ended.
 fn reap(container: &Container) -> Result<Option<i32>, Error> {
     let id = WaitId::PidFd(container.pidfd().as_fd());
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let status = rustix::process::waitid(id, options).step(|| "wait for init".to_owned())?;
+    let step = || "wait for init".to_owned();
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let status = rustix::process::waitid(id.clone(), ended | WaitIdOptions::NOWAIT).step(step)?;
+    if status.is_some() {
+        container.confirm_ended()?;
+        rustix::process::waitid(id, ended).step(step)?;
+    }
     Ok(status.and_then(|status| {
         let signal = status.terminating_signal().map(|signal| 128 + signal);
         status.exit_status().or(signal)

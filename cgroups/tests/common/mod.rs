@@ -53,20 +53,13 @@ impl Place {
         let Some(paths) = paths else {
             return skip("no hierarchy of that version is mounted");
         };
-        let unified = paths
-            .hierarchies()
-            .iter()
-            .find(|hierarchy| hierarchy.is_v2());
+        let unified = paths.hierarchies().iter().find(|hierarchy| hierarchy.is_v2());
         let root_control = unified.map(|hierarchy| {
             let file = hierarchy.mount_point().join("cgroup.subtree_control");
             let before = std::fs::read_to_string(&file).expect("cgroup.subtree_control");
             (file, before)
         });
-        Some(Self {
-            paths,
-            root_control,
-            _lock: lock,
-        })
+        Some(Self { paths, root_control, _lock: lock })
     }
 
     /// The hierarchy with this name or controller; None, said aloud, if there
@@ -80,19 +73,11 @@ impl Place {
 
     pub fn read(&self, controller: &str, file: &str) -> Option<String> {
         let path = self.hierarchy(controller)?.full_path().join(file);
-        Some(
-            std::fs::read_to_string(&path)
-                .expect("read a limit back")
-                .trim_end()
-                .to_owned(),
-        )
+        Some(std::fs::read_to_string(&path).expect("read a limit back").trim_end().to_owned())
     }
 
     pub fn exists_anywhere(&self) -> bool {
-        self.paths
-            .hierarchies()
-            .iter()
-            .any(|hierarchy| hierarchy.full_path().exists())
+        self.paths.hierarchies().iter().any(|hierarchy| hierarchy.full_path().exists())
     }
 }
 
@@ -104,20 +89,14 @@ impl Drop for Place {
         let _ = kiln_cgroups::remove(&self.paths);
         for hierarchy in self.paths.hierarchies() {
             let mut path = hierarchy.full_path();
-            while path
-                .parent()
-                .is_some_and(|parent| parent != hierarchy.mount_point())
-            {
+            while path.parent().is_some_and(|parent| parent != hierarchy.mount_point()) {
                 path.pop();
                 let _ = std::fs::remove_dir(&path);
             }
         }
         if let Some((file, before)) = &self.root_control {
             let now = std::fs::read_to_string(file).unwrap_or_default();
-            for name in now
-                .split_whitespace()
-                .filter(|name| !before.contains(*name))
-            {
+            for name in now.split_whitespace().filter(|name| !before.contains(*name)) {
                 let _ = std::fs::write(file, format!("-{name}"));
             }
         }
@@ -139,11 +118,7 @@ fn only_v1(paths: &Paths) -> Option<Paths> {
 /// if it has no controllers.
 fn only_v2(path: &str) -> Option<Paths> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
-    let mount = mounts
-        .lines()
-        .find(|line| line.contains(" - cgroup2 "))?
-        .split(' ')
-        .nth(4)?;
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
     let controllers = std::fs::read_to_string(format!("{mount}/cgroup.controllers")).ok()?;
     let json = serde_json::json!({"hierarchies": [{
         "v2": true,
@@ -158,10 +133,7 @@ fn only_v2(path: &str) -> Option<Paths> {
 /// Says that a test did not run and why; with KILN_TEST_NO_SKIP=1 it fails.
 pub fn skip<T>(reason: &str) -> Option<T> {
     eprintln!("skipped: {reason}");
-    assert!(
-        std::env::var("KILN_TEST_NO_SKIP").as_deref() != Ok("1"),
-        "not run: {reason}"
-    );
+    assert!(std::env::var("KILN_TEST_NO_SKIP").as_deref() != Ok("1"), "not run: {reason}");
     None
 }
 
@@ -178,13 +150,7 @@ impl Shell {
         let script = format!("read go; {script}");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script]).stdin(Stdio::piped());
-        Self(
-            command
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("start a shell"),
-        )
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a shell"))
     }
 
     pub fn pid(&self) -> i32 {
@@ -192,12 +158,7 @@ impl Shell {
     }
 
     pub fn go(&mut self) {
-        self.0
-            .stdin
-            .take()
-            .expect("only once")
-            .write_all(b"\n")
-            .expect("wake the shell");
+        self.0.stdin.take().expect("only once").write_all(b"\n").expect("wake the shell");
     }
 
     /// The exit status after [`Shell::go`]; none if a signal ended it.

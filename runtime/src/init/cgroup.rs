@@ -1,38 +1,54 @@
-//! The container's view of its own cgroups, and waiting for it.
+//! The container's view of its own cgroups, and waiting for what the runtime makes meanwhile.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::mounts::{Filesystem, attach, name};
-use crate::channel::Channel;
+use crate::channel::{Channel, ToInit};
 use crate::error::{Error, Failure, Step};
 use crate::mounts::{MountPlan, clone_tree};
 use crate::namespaces::Namespaces;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
 
-/// The moment from which init is in its cgroup, waited for once, as late as possible.
+/// What the runtime makes while init mounts, the network namespace and then the cgroups: each
+/// waited for once, as late as possible.
 pub struct Ready<'a> {
     channel: &'a Channel,
     namespaces: &'a Namespaces,
-    done: bool,
+    network: bool,
+    cgroup: bool,
 }
 
 impl<'a> Ready<'a> {
     /// Nothing is known yet.
     pub fn new(channel: &'a Channel, namespaces: &'a Namespaces) -> Self {
-        Self { channel, namespaces, done: false }
+        Self { channel, namespaces, network: false, cgroup: false }
     }
 
-    /// Waits if need be; afterwards init is in its cgroup namespace too.
-    pub fn wait(&mut self) -> Result<(), Error> {
-        if !self.done {
+    /// Waits if need be; afterwards init is in its network namespace.
+    pub fn network(&mut self) -> Result<(), Error> {
+        if self.network {
+            return Ok(());
+        }
+        self.network = true;
+        self.namespaces.enter_network(|| {
+            let step = || "wait for the network namespace".to_owned();
+            let namespace = self.channel.expect_with(ToInit::Network).step(step)?.pop();
+            namespace.ok_or_else(|| Failure::because(step(), "it did not come").into())
+        })
+    }
+
+    /// Waits if need be; afterwards init is in its cgroups and cgroup namespace, too.
+    pub fn cgroup(&mut self) -> Result<(), Error> {
+        self.network()?;
+        if !self.cgroup {
             let step = || "enter the container's cgroup".to_owned();
-            for entrance in self.channel.expect_entrances().step(step)? {
+            for entrance in self.channel.expect_with(ToInit::CgroupReady).step(step)? {
                 kiln_cgroups::enter(entrance.as_fd()).step(step)?;
             }
             self.namespaces.enter_cgroup()?;
-            self.done = true;
+            self.cgroup = true;
         }
         Ok(())
     }

@@ -11,8 +11,8 @@ mod credentials;
 mod devices;
 mod exec;
 mod hostname;
+mod limits;
 mod mounts;
-mod network;
 mod paths;
 mod pivot;
 mod rootfs;
@@ -42,6 +42,9 @@ pub struct Init {
     pub tree: OwnedFd,
     /// For the hooks' input.
     pub state: State,
+    /// Say when all is done but the workload, and wait. Otherwise the runtime has already sent
+    /// [`ToInit::Start`], which saves two switches between the processes.
+    pub wait_before_start: bool,
     /// Where `start` will call; None if the runtime itself starts the workload (`run`).
     pub listener: Option<OwnedFd>,
     /// Where the terminal's master goes.
@@ -87,19 +90,16 @@ fn build(init: &mut Init) -> Result<(), Error> {
     let runtime_gone = || "wait for the runtime".to_owned();
 
     plan.namespaces.enter(|| channel.expect(ToInit::Mapped).step(runtime_gone))?;
-    if plan.namespaces.makes(libc::CLONE_NEWNET) {
-        network::loopback_up()?;
-    }
     hostname::set(plan)?;
 
     let old_root = rootfs::attach(plan, &init.tree)?;
     let root = Rooted::new(&init.tree);
-    // The cgroup is made while the mounts up to here are; only what shows it must wait.
+    // The runtime makes network and cgroups meanwhile; only what shows them must wait.
     let cgroup_paths = state.cgroup.as_ref();
-    let mut cgroup_ready = cgroup::Ready::new(channel, &plan.namespaces);
-    mounts::make_all(plan, &root, cgroup_paths, &mut cgroup_ready)?;
-    cgroup_ready.wait()?;
+    let mut ready = cgroup::Ready::new(channel, &plan.namespaces);
+    mounts::make_all(plan, &root, cgroup_paths, &mut ready)?;
     devices::make_all(plan, &root)?;
+    ready.cgroup()?;
 
     run_create_hooks(plan, channel, state)?;
     if let Some(engine) = &mut init.engine {
@@ -131,7 +131,10 @@ fn build(init: &mut Init) -> Result<(), Error> {
     // From here on init only waits: the end of the channel tells it that the runtime is gone, and
     // the runtime may leave as soon as it has said so.
     rustix::process::set_parent_process_death_signal(None).step(|| "detach init".to_owned())?;
-    channel.send(&ToRuntime::Ready).step(runtime_gone)
+    if init.wait_before_start {
+        channel.send(&ToRuntime::Ready).step(runtime_gone)?;
+    }
+    Ok(())
 }
 
 /// Waits until the runtime (`run`) or `start` says go, and puts the channel that leads to the one
@@ -167,6 +170,9 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     if let Some(persona) = plan.process.personality {
         sys::personality(persona).step(|| "set linux.personality".to_owned())?;
     }
+    if !init.wait_before_start {
+        limits::set(&plan.process)?;
+    }
     plan.process.scheduling.apply()?;
     // From here on this process is the container's user, with its capabilities only.
     credentials::become_user(&plan.process, plan.seccomp.as_ref())?;
@@ -174,7 +180,7 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     exec::close_descriptors(init.preserve_fds)?;
     match init.engine.take() {
         None => exec::execute(&init.plan.process),
-        Some(engine) => exec::run_engine(engine, &init.plan, &init.channel),
+        Some(engine) => exec::run_engine(engine, &init.plan, &init.channel, init.preserve_fds),
     }
 }
 

@@ -29,7 +29,7 @@ pub fn make_all(
     plan: &Plan,
     root: &Rooted<'_>,
     cgroups: Option<&kiln_cgroups::Paths>,
-    cgroup_ready: &mut Ready<'_>,
+    ready: &mut Ready<'_>,
 ) -> Result<(), Error> {
     for mount in &plan.mounts {
         match &mount.source {
@@ -44,10 +44,16 @@ pub fn make_all(
                 };
                 bind(mount, root, tree)?;
             }
-            Source::New { fstype, data, flags } => new(mount, root, fstype, data, flags)?,
+            Source::New { fstype, data, flags } => {
+                if fstype == "sysfs" {
+                    // It shows the network namespace of the process that mounts it.
+                    ready.network()?;
+                }
+                new(mount, root, fstype, data, flags)?;
+            }
             Source::Cgroup => {
-                cgroup_ready.wait()?;
-                cgroup::mount(mount, root, cgroups, cgroup_ready.has_namespace())?;
+                ready.cgroup()?;
+                cgroup::mount(mount, root, cgroups, ready.has_namespace())?;
             }
             Source::Remount => {
                 let target = root.open(&mount.destination, OFlags::PATH).step(|| name(mount))?;
