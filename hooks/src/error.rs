@@ -26,11 +26,7 @@ pub struct HookName {
 
 impl HookName {
     pub(crate) fn new(stage: Stage, index: usize, hook: &Hook) -> Self {
-        HookName {
-            stage,
-            index,
-            path: hook.path().clone(),
-        }
+        HookName { stage, index, path: hook.path().clone() }
     }
 
     /// The field in config.json, such as `hooks.createRuntime[1]`.

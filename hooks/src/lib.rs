@@ -143,20 +143,14 @@ fn check(name: &HookName, hook: &Hook) -> Result<Option<Duration>, Error> {
     }
     for (entry, text) in hook.env().iter().flatten().enumerate() {
         if !text.contains('=') || text.contains('\0') {
-            return Err(Error::BadEnv {
-                hook: name.clone(),
-                entry,
-            });
+            return Err(Error::BadEnv { hook: name.clone(), entry });
         }
     }
     match hook.timeout() {
         None => Ok(None),
         Some(secs) => match u64::try_from(secs) {
             Ok(secs @ 1..) => Ok(Some(Duration::from_secs(secs))),
-            _ => Err(Error::BadTimeout {
-                hook: name.clone(),
-                secs,
-            }),
+            _ => Err(Error::BadTimeout { hook: name.clone(), secs }),
         },
     }
 }

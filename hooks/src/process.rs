@@ -24,41 +24,26 @@ pub(crate) fn run(
     timeout: Option<Duration>,
     state_json: &[u8],
 ) -> Result<(), Error> {
-    let failed = |call| {
-        move |errno| Error::Watch {
-            hook: name.clone(),
-            call,
-            errno,
-        }
-    };
+    let failed = |call| move |errno| Error::Watch { hook: name.clone(), call, errno };
     let stdin = state_file(state_json).map_err(failed("memfd for the state"))?;
     let (stdout, stdout_child) = pipe_to_read().map_err(failed("pipe"))?;
     let (stderr, stderr_child) = pipe_to_read().map_err(failed("pipe"))?;
     // The command owns the child's ends and drops them here, so that the pipes end with the hook.
     let child = command(hook, stdin, stdout_child, stderr_child)
         .spawn()
-        .map_err(|source| Error::Start {
-            hook: name.clone(),
-            source,
-        })?;
+        .map_err(|source| Error::Start { hook: name.clone(), source })?;
     // A timeout too far away to be represented is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
 
-    let mut running = Running {
-        child,
-        output: [Output::new(stdout, 0), Output::new(stderr, STDERR_KEPT)],
-    };
+    let mut running =
+        Running { child, output: [Output::new(stdout, 0), Output::new(stderr, STDERR_KEPT)] };
     let end = running.watch(deadline);
     if !matches!(end, Ok(End::Exited)) {
         running.kill_group();
     }
     let status = running.child.wait().map_err(|source| {
         let errno = Errno::from_io_error(&source).unwrap_or(Errno::IO);
-        Error::Watch {
-            hook: name.clone(),
-            call: "waitpid",
-            errno,
-        }
+        Error::Watch { hook: name.clone(), call: "waitpid", errno }
     })?;
     let stderr = running.stderr();
     match (end, timeout) {
@@ -69,11 +54,7 @@ pub(crate) fn run(
             stderr,
         }),
         (Ok(End::Exited), _) if status.success() => Ok(()),
-        (Ok(End::Exited), _) => Err(Error::Failed {
-            hook: name.clone(),
-            status,
-            stderr,
-        }),
+        (Ok(End::Exited), _) => Err(Error::Failed { hook: name.clone(), status, stderr }),
     }
 }
 
@@ -82,11 +63,7 @@ fn command(hook: &Hook, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Com
     if let Some((arg0, args)) = hook.args().as_ref().and_then(|args| args.split_first()) {
         command.arg0(arg0).args(args);
     }
-    let env = hook
-        .env()
-        .iter()
-        .flatten()
-        .filter_map(|entry| entry.split_once('='));
+    let env = hook.env().iter().flatten().filter_map(|entry| entry.split_once('='));
     command
         .env_clear()
         .envs(env)
@@ -193,11 +170,7 @@ struct Output {
 
 impl Output {
     fn new(pipe: OwnedFd, keep: usize) -> Self {
-        Output {
-            pipe: Some(pipe),
-            keep,
-            tail: Vec::new(),
-        }
+        Output { pipe: Some(pipe), keep, tail: Vec::new() }
     }
 
     /// Takes what is in the pipe now, at most a pipe's worth, so that a hook that writes without

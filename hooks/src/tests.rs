@@ -42,38 +42,23 @@ fn nothing_to_run() {
 #[test]
 fn runs_in_order_and_stops_at_the_first_failure() {
     let dir = TempDir::new().unwrap();
-    let hooks: Vec<Hook> = (0..4)
-        .map(|i| sh(&dir, &format!("echo {i} >> log; test {i} != 2 || exit 7")))
-        .collect();
+    let hooks: Vec<Hook> =
+        (0..4).map(|i| sh(&dir, &format!("echo {i} >> log; test {i} != 2 || exit 7"))).collect();
     let error = run(Stage::CreateContainer, Some(&hooks), b"{}").unwrap_err();
     assert_eq!(read(&dir, "log"), "0\n1\n2\n");
-    assert_eq!(
-        error.to_string(),
-        "hooks.createContainer[2] /bin/sh: exited with status 7"
-    );
+    assert_eq!(error.to_string(), "hooks.createContainer[2] /bin/sh: exited with status 7");
 }
 
 #[test]
 fn run_all_goes_on_after_a_failure() {
     let dir = TempDir::new().unwrap();
-    let hooks = vec![
-        hook("/bin/false"),
-        sh(&dir, "touch second"),
-        hook("/nonexistent"),
-    ];
+    let hooks = vec![hook("/bin/false"), sh(&dir, "touch second"), hook("/nonexistent")];
     let errors = run_all(Stage::Poststop, Some(&hooks), b"{}");
     assert!(dir.path().join("second").exists());
     let errors: Vec<String> = errors.iter().map(Error::to_string).collect();
     assert_eq!(errors.len(), 2);
-    assert_eq!(
-        errors[0],
-        "hooks.poststop[0] /bin/false: exited with status 1"
-    );
-    assert!(
-        errors[1].starts_with("hooks.poststop[2] /nonexistent: No such file"),
-        "{}",
-        errors[1]
-    );
+    assert_eq!(errors[0], "hooks.poststop[0] /bin/false: exited with status 1");
+    assert!(errors[1].starts_with("hooks.poststop[2] /nonexistent: No such file"), "{}", errors[1]);
 }
 
 #[test]
@@ -131,14 +116,7 @@ fn no_descriptor_of_ours_reaches_the_hook() {
     let dir = TempDir::new().unwrap();
     let ours = dir.path().join("ours");
     let _ours = fs::File::create(&ours).unwrap();
-    run_hook(
-        sh(
-            &dir,
-            "for fd in /proc/$$/fd/*; do readlink $fd; done > fds; true",
-        ),
-        b"",
-    )
-    .unwrap();
+    run_hook(sh(&dir, "for fd in /proc/$$/fd/*; do readlink $fd; done > fds; true"), b"").unwrap();
     let fds = read(&dir, "fds");
     assert_eq!(fds.matches("/memfd:kiln-state").count(), 1, "{fds}");
     assert!(!fds.contains("pidfd"), "{fds}");
@@ -148,26 +126,16 @@ fn no_descriptor_of_ours_reaches_the_hook() {
 #[test]
 fn failure_shows_the_last_line_of_stderr() {
     let dir = TempDir::new().unwrap();
-    let error = run_hook(
-        sh(
-            &dir,
-            "echo first >&2; echo ' no route ' >&2; echo >&2; exit 255",
-        ),
-        b"",
-    );
+    let error =
+        run_hook(sh(&dir, "echo first >&2; echo ' no route ' >&2; echo >&2; exit 255"), b"");
     let text = error.unwrap_err().to_string();
-    assert!(
-        text.ends_with("/bin/sh: exited with status 255: no route"),
-        "{text}"
-    );
+    assert!(text.ends_with("/bin/sh: exited with status 255: no route"), "{text}");
 }
 
 #[test]
 fn death_by_signal_is_told() {
     let dir = TempDir::new().unwrap();
-    let text = run_hook(sh(&dir, "kill -TERM $$"), b"")
-        .unwrap_err()
-        .to_string();
+    let text = run_hook(sh(&dir, "kill -TERM $$"), b"").unwrap_err().to_string();
     assert!(text.ends_with("/bin/sh: killed by signal 15"), "{text}");
 }
 
@@ -193,10 +161,7 @@ fn timeout_kills_the_whole_group() {
     let start = Instant::now();
     let error = run_hook(hook, b"{}").unwrap_err();
     let took = start.elapsed();
-    assert!(
-        took >= Duration::from_secs(1) && took < Duration::from_secs(5),
-        "{took:?}"
-    );
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
     assert_eq!(
         error.to_string(),
         "hooks.createRuntime[0] /bin/sh: killed after its timeout of 1 s: waiting"
@@ -212,10 +177,7 @@ fn a_hook_that_floods_us_still_meets_its_timeout() {
     let dir = TempDir::new().unwrap();
     let mut flood = sh(&dir, "exec cat /dev/zero");
     flood.set_timeout(Some(1));
-    assert!(matches!(
-        run_hook(flood, b"").unwrap_err(),
-        Error::TimedOut { .. }
-    ));
+    assert!(matches!(run_hook(flood, b"").unwrap_err(), Error::TimedOut { .. }));
 }
 
 #[test]
@@ -224,12 +186,8 @@ fn what_a_hook_leaves_behind_is_not_waited_for() {
     let start = Instant::now();
     run_hook(sh(&dir, "sleep 60 & echo $! > pid"), b"").unwrap();
     assert!(start.elapsed() < Duration::from_secs(20));
-    let pid = read(&dir, "pid")
-        .trim()
-        .parse()
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .unwrap();
+    let pid =
+        read(&dir, "pid").trim().parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
@@ -252,10 +210,7 @@ fn a_hook_that_cannot_be_executed() {
 }
 
 fn hooks_with(bad: Hook) -> Hooks {
-    HooksBuilder::default()
-        .create_runtime(vec![hook("/bin/true"), bad])
-        .build()
-        .unwrap()
+    HooksBuilder::default().create_runtime(vec![hook("/bin/true"), bad]).build().unwrap()
 }
 
 #[test]
@@ -275,10 +230,7 @@ fn validate_names_the_field() {
     }
     let mut bad = hook("/bin/true");
     bad.set_env(Some(vec!["A=1".to_owned(), "secret".to_owned()]));
-    assert_eq!(
-        message(bad),
-        "hooks.createRuntime[1].env[1]: not of the form name=value"
-    );
+    assert_eq!(message(bad), "hooks.createRuntime[1].env[1]: not of the form name=value");
     let mut good = hook("/not/there");
     good.set_timeout(Some(i64::MAX));
     validate(&hooks_with(good)).unwrap();

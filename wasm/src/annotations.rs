@@ -35,11 +35,7 @@ pub fn trusted_aot(spec: &Spec) -> Result<bool, Error> {
     match value(spec, TRUSTED_AOT) {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
-        Some(other) => Err(Error::unknown_annotation(
-            TRUSTED_AOT,
-            other,
-            &["true", "false"],
-        )),
+        Some(other) => Err(Error::unknown_annotation(TRUSTED_AOT, other, &["true", "false"])),
     }
 }
 

@@ -31,14 +31,10 @@ pub const DEFAULT_LIMIT_BYTES: u64 = 1 << 30;
 /// Ends the names of files that are being written.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
-const READ: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
-const CREATE: OFlags = OFlags::WRONLY
-    .union(OFlags::CREATE)
-    .union(OFlags::EXCL)
-    .union(OFlags::CLOEXEC);
+const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const CREATE: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
 
 /// The directory of compiled modules, open. Owned by us, written by nobody else.
 #[derive(Debug)]
@@ -107,13 +103,9 @@ impl Cache {
         }
         let path = base.join("aot");
         let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| {
-                failed(&path, "mkdir")(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            })?;
+        builder.recursive(true).mode(0o700).create(&path).map_err(|error| {
+            failed(&path, "mkdir")(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        })?;
         Cache::open_at(base, limit_bytes)
     }
 
@@ -121,11 +113,7 @@ impl Cache {
         let path = base.join("aot");
         let base_dir = open_dir(CWD, base, base)?;
         let dir = open_dir(&base_dir, Path::new("aot"), &path)?;
-        Ok(Cache {
-            dir,
-            path,
-            limit_bytes,
-        })
+        Ok(Cache { dir, path, limit_bytes })
     }
 
     /// The directory's path on the host.
@@ -146,20 +134,10 @@ impl Cache {
             file => file.map_err(failed(&path, "open"))?,
         };
         let size_bytes = check(&file, FileType::RegularFile, &path)?;
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_NOW,
-        };
-        let times = Timestamps {
-            last_access: now,
-            last_modification: now,
-        };
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
         rustix::fs::futimens(&file, &times).map_err(failed(&path, "futimens"))?;
-        Ok(Some(Cached {
-            file,
-            path,
-            size_bytes,
-        }))
+        Ok(Some(Cached { file, path, size_bytes }))
     }
 
     /// Begins to add the compiled module for `key`: an empty file of mode 0600 that a compiler
@@ -179,11 +157,7 @@ impl Cache {
             made => made,
         };
         made.map_err(failed(&self.path.join(&name), "create"))?;
-        Ok(Pending {
-            cache: self,
-            key,
-            name,
-        })
+        Ok(Pending { cache: self, key, name })
     }
 
     /// Waits for the right to compile for `key`, in flock(2). Look the key up again then:
@@ -222,17 +196,12 @@ impl Cache {
         if links == 0 {
             return Ok(None);
         }
-        Ok(Some(KeyLock {
-            cache: self,
-            name,
-            _file: file,
-        }))
+        Ok(Some(KeyLock { cache: self, name, _file: file }))
     }
 
     /// Removes a lock file that its owner left behind, if nobody has it locked.
     pub(crate) fn remove_stale_lock(&self, name: String) -> Result<(), Error> {
-        self.flock(name, FlockOperation::NonBlockingLockExclusive)
-            .map(drop)
+        self.flock(name, FlockOperation::NonBlockingLockExclusive).map(drop)
     }
 }
 
@@ -279,11 +248,7 @@ impl Pending<'_> {
         let path = cache.path.join(&name);
         rustix::fs::renameat(&cache.dir, &self.name, &cache.dir, &name)
             .map_err(failed(&path, "rename"))?;
-        Ok(Cached {
-            file,
-            path,
-            size_bytes,
-        })
+        Ok(Cached { file, path, size_bytes })
     }
 }
 
@@ -299,26 +264,16 @@ pub(crate) fn failed<'a>(
     path: &'a Path,
     call: &'static str,
 ) -> impl FnOnce(Errno) -> Error + use<'a> {
-    move |errno| Error::Cache {
-        path: path.to_owned(),
-        call,
-        errno,
-    }
+    move |errno| Error::Cache { path: path.to_owned(), call, errno }
 }
 
 fn unsafe_cache(path: &Path, why: &'static str) -> Error {
-    Error::UnsafeCache {
-        path: path.to_owned(),
-        why,
-    }
+    Error::UnsafeCache { path: path.to_owned(), why }
 }
 
 fn existing(opened: Result<Cache, Error>) -> Result<Option<Cache>, Error> {
     match opened {
-        Err(Error::Cache {
-            errno: Errno::NOENT,
-            ..
-        }) => Ok(None),
+        Err(Error::Cache { errno: Errno::NOENT, .. }) => Ok(None),
         cache => cache.map(Some),
     }
 }

@@ -77,10 +77,7 @@ fn rule(spec: &Spec, name: &'static str, known: &[&str]) -> Result<Option<Rule>,
 }
 
 fn is_wasm(spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<bool, Error> {
-    let args = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.args().as_ref());
+    let args = spec.process().as_ref().and_then(|process| process.args().as_ref());
     let Some(entrypoint) = args.and_then(|args| args.first()) else {
         return Ok(false);
     };
@@ -117,9 +114,7 @@ mod tests {
         let mut process = spec.process().clone().unwrap();
         process.set_args(Some(args.iter().map(ToString::to_string).collect()));
         spec.set_process(Some(process));
-        let pairs = annotations
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()));
+        let pairs = annotations.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         spec.set_annotations(Some(pairs.collect::<HashMap<_, _>>()));
         spec
     }
@@ -154,21 +149,9 @@ mod tests {
 
     #[test]
     fn plain_values_are_always_wasm() {
-        for pair in [
-            (HANDLER, "wasm"),
-            (HANDLER, "wasmedge"),
-            (VARIANT, "compat"),
-        ] {
-            assert_eq!(
-                kind(&["/bin/linux"], &[pair]).unwrap(),
-                Kind::Wasm,
-                "{pair:?}"
-            );
-            assert_eq!(
-                kind(&["/not/there"], &[pair]).unwrap(),
-                Kind::Wasm,
-                "{pair:?}"
-            );
+        for pair in [(HANDLER, "wasm"), (HANDLER, "wasmedge"), (VARIANT, "compat")] {
+            assert_eq!(kind(&["/bin/linux"], &[pair]).unwrap(), Kind::Wasm, "{pair:?}");
+            assert_eq!(kind(&["/not/there"], &[pair]).unwrap(), Kind::Wasm, "{pair:?}");
         }
     }
 
@@ -180,11 +163,7 @@ mod tests {
             assert_eq!(kind(&["app"]), Kind::Wasm, "found along PATH");
             assert_eq!(kind(&["/text.wat"]), Kind::Wasm);
             assert_eq!(kind(&["/TEXT.WAT"]), Kind::Wasm);
-            assert_eq!(
-                kind(&["/bin/linux.wasm"]),
-                Kind::Wasm,
-                "named so, refused later"
-            );
+            assert_eq!(kind(&["/bin/linux.wasm"]), Kind::Wasm, "named so, refused later");
             assert_eq!(kind(&["/gone.wasm"]), Kind::Wasm);
             assert_eq!(kind(&["/bin/linux"]), Kind::Native);
             assert_eq!(kind(&["linux"]), Kind::Native);
@@ -216,16 +195,12 @@ mod tests {
     #[test]
     fn unknown_values_are_errors() {
         assert_eq!(
-            kind(&["/bin/app"], &[(HANDLER, "wasmtime")])
-                .unwrap_err()
-                .to_string(),
+            kind(&["/bin/app"], &[(HANDLER, "wasmtime")]).unwrap_err().to_string(),
             "annotation run.oci.handler: unknown value \"wasmtime\" \
              (known: wasm, wasmedge, wasm-smart)"
         );
         assert_eq!(
-            kind(&["/bin/app"], &[(HANDLER, "wasm"), (VARIANT, "")])
-                .unwrap_err()
-                .to_string(),
+            kind(&["/bin/app"], &[(HANDLER, "wasm"), (VARIANT, "")]).unwrap_err().to_string(),
             "annotation module.wasm.image/variant: unknown value \"\" \
              (known: compat, compat-smart)"
         );

@@ -22,10 +22,7 @@ pub enum Error {
     #[error("process.args: names no entrypoint")]
     NoEntrypoint,
     /// The entrypoint is nowhere in the container.
-    #[error(
-        "entrypoint {entrypoint:?}: not found in the container (looked for {})",
-        list(looked)
-    )]
+    #[error("entrypoint {entrypoint:?}: not found in the container (looked for {})", list(looked))]
     NotFound {
         /// `process.args[0]`.
         entrypoint: String,
@@ -146,34 +143,20 @@ pub enum BadModule {
 
 impl Error {
     pub(crate) fn unknown_annotation(name: &'static str, value: &str, known: &[&str]) -> Self {
-        Error::UnknownAnnotation {
-            name,
-            value: value.to_owned(),
-            known: known.join(", "),
-        }
+        Error::UnknownAnnotation { name, value: value.to_owned(), known: known.join(", ") }
     }
 
     #[cfg(feature = "engine")]
     pub(crate) fn module(path: &Path, why: BadModule) -> Self {
-        Error::Module {
-            path: path.to_owned(),
-            why,
-        }
+        Error::Module { path: path.to_owned(), why }
     }
 
     pub(crate) fn entrypoint(path: &Path, call: &'static str, errno: Errno) -> Self {
-        Error::Entrypoint {
-            path: path.to_owned(),
-            call,
-            errno,
-        }
+        Error::Entrypoint { path: path.to_owned(), call, errno }
     }
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    let paths: Vec<_> = paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     paths.join(", ")
 }

@@ -62,10 +62,7 @@ mod making {
         /// Of `engine`, characters other than letters, digits, `.`, `_`, `+` and `-` become `_`.
         pub fn new(digest: &Digest, engine: &str, cpu_features: &str) -> Self {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
-            let engine: String = engine
-                .chars()
-                .map(|c| if plain(c) { c } else { '_' })
-                .collect();
+            let engine: String = engine.chars().map(|c| if plain(c) { c } else { '_' }).collect();
             let processor = Digest::of(cpu_features.as_bytes()).to_string();
             Key(format!("{digest}-{engine}-{}", &processor[..16]))
         }
@@ -121,10 +118,7 @@ mod tests {
     fn file_names_tell_what_they_hold() {
         let name = Key::sample('a').file_name();
         let digest = "a".repeat(64);
-        assert_eq!(
-            parse(&name),
-            Some((digest.as_str(), "wasmedge-0.14.1", "0123456789abcdef"))
-        );
+        assert_eq!(parse(&name), Some((digest.as_str(), "wasmedge-0.14.1", "0123456789abcdef")));
         let lock = name.replace(".aot", ".lock");
         for other in ["", ".aot", "a-b-c.aot", &lock, &name[1..]] {
             assert_eq!(parse(other), None, "{other}");

@@ -73,13 +73,8 @@ impl Candidates {
     pub fn of(spec: &Spec) -> Result<Self, Error> {
         let process = spec.process().as_ref().ok_or(Error::NoEntrypoint)?;
         let entrypoint = process.args().as_ref().and_then(|args| args.first());
-        let entrypoint = entrypoint
-            .filter(|name| !name.is_empty())
-            .ok_or(Error::NoEntrypoint)?;
-        Ok(Candidates {
-            entrypoint: entrypoint.clone(),
-            paths: paths(process, entrypoint),
-        })
+        let entrypoint = entrypoint.filter(|name| !name.is_empty()).ok_or(Error::NoEntrypoint)?;
+        Ok(Candidates { entrypoint: entrypoint.clone(), paths: paths(process, entrypoint) })
     }
 
     /// Opens the entrypoint below a `rootfs` that has the mounts in place.
@@ -87,32 +82,23 @@ impl Candidates {
     /// # Errors
     /// As for [`locate`], but for [`Error::NoEntrypoint`].
     pub fn open(&self, rootfs: BorrowedFd<'_>) -> Result<Entrypoint, Error> {
-        self.search(&View::without_mounts(rootfs))?
-            .ok_or_else(|| self.not_found())
+        self.search(&View::without_mounts(rootfs))?.ok_or_else(|| self.not_found())
     }
 
     /// The first candidate that is a regular file; `None` if one that comes before may be.
     fn search(&self, view: &View<'_>) -> Result<Option<Entrypoint>, Error> {
         let mut irregular = None;
         for path in &self.paths {
-            let open = view
-                .open(path)
-                .map_err(|errno| Error::entrypoint(path, "open", errno))?;
+            let open = view.open(path).map_err(|errno| Error::entrypoint(path, "open", errno))?;
             match open {
                 Found::File(file) => {
-                    return Ok(Some(Entrypoint {
-                        file,
-                        path: path.clone(),
-                    }));
+                    return Ok(Some(Entrypoint { file, path: path.clone() }));
                 }
                 Found::Hidden => return Ok(None),
                 Found::Missing => (),
                 Found::Other(kind) => {
                     let kind = name_of(kind);
-                    irregular.get_or_insert(Error::NotRegular {
-                        path: path.clone(),
-                        kind,
-                    });
+                    irregular.get_or_insert(Error::NotRegular { path: path.clone(), kind });
                 }
             }
         }
@@ -120,10 +106,7 @@ impl Candidates {
     }
 
     fn not_found(&self) -> Error {
-        Error::NotFound {
-            entrypoint: self.entrypoint.clone(),
-            looked: self.paths.clone(),
-        }
+        Error::NotFound { entrypoint: self.entrypoint.clone(), looked: self.paths.clone() }
     }
 }
 
@@ -156,13 +139,8 @@ fn paths(process: &Process, entrypoint: &str) -> Vec<PathBuf> {
         return vec![cwd.join(entrypoint)];
     }
     let env = process.env().iter().flatten();
-    let path = env
-        .filter_map(|entry| entry.strip_prefix("PATH="))
-        .next_back();
-    let along_path = path
-        .unwrap_or(DEFAULT_PATH)
-        .split(':')
-        .map(|dir| cwd.join(dir));
+    let path = env.filter_map(|entry| entry.strip_prefix("PATH=")).next_back();
+    let along_path = path.unwrap_or(DEFAULT_PATH).split(':').map(|dir| cwd.join(dir));
     let mut paths: Vec<PathBuf> = Vec::new();
     for dir in along_path.chain([cwd.clone(), root.to_owned()]) {
         let path = dir.join(entrypoint);

@@ -192,10 +192,7 @@ impl Module {
         if unknown.len() > 3 {
             text.push(format!("{} more", unknown.len() - 3));
         }
-        Err(Error::module(
-            &self.path,
-            BadModule::UnknownImports(text.join(", ")),
-        ))
+        Err(Error::module(&self.path, BadModule::UnknownImports(text.join(", "))))
     }
 }
 
@@ -263,10 +260,7 @@ impl From<wasmparser::Import<'_>> for Import {
 
 impl From<wasmparser::BinaryReaderError> for BadModule {
     fn from(error: wasmparser::BinaryReaderError) -> Self {
-        BadModule::Malformed {
-            offset: error.offset(),
-            message: error.message().to_owned(),
-        }
+        BadModule::Malformed { offset: error.offset(), message: error.message().to_owned() }
     }
 }
 
@@ -347,9 +341,7 @@ fn read_bounded(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, Error> 
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     // Again, because the file may grow, or not know its size.
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(too_large(bytes.len() as u64));
     }

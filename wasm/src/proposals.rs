@@ -38,10 +38,7 @@ const ALL: [(Proposal, WasmFeatures); 9] = [
     (Proposal::MultiMemory, WasmFeatures::MULTI_MEMORY),
     (Proposal::Threads, WasmFeatures::THREADS),
     (Proposal::RelaxedSimd, WasmFeatures::RELAXED_SIMD),
-    (
-        Proposal::FunctionReferences,
-        WasmFeatures::FUNCTION_REFERENCES,
-    ),
+    (Proposal::FunctionReferences, WasmFeatures::FUNCTION_REFERENCES),
     (Proposal::GarbageCollection, WasmFeatures::GC),
     (Proposal::ExceptionHandling, WasmFeatures::EXCEPTIONS),
     (Proposal::Memory64, WasmFeatures::MEMORY64),
@@ -112,10 +109,7 @@ mod tests {
                 "(module (type $t (func)) (func (param (ref $t)) (call_ref $t (local.get 0))))",
                 Proposal::FunctionReferences,
             ),
-            (
-                "(module (tag $t) (func (throw $t)))",
-                Proposal::ExceptionHandling,
-            ),
+            ("(module (tag $t) (func (throw $t)))", Proposal::ExceptionHandling),
             ("(module (memory i64 1))", Proposal::Memory64),
         ] {
             assert_eq!(of(text).unwrap(), [proposal], "{text}");

@@ -78,9 +78,7 @@ impl Cache {
     /// The files of compiled modules, the last used first.
     fn files(&self) -> Result<Vec<(String, Entry)>, Error> {
         let names = self.names()?.into_iter();
-        let mut files: Vec<_> = names
-            .filter_map(|(name, stat)| entry(name, &stat))
-            .collect();
+        let mut files: Vec<_> = names.filter_map(|(name, stat)| entry(name, &stat)).collect();
         files.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.last_used));
         Ok(files)
     }

@@ -19,10 +19,8 @@ use rustix::io::Errno;
 const MAX_LINKS: usize = 40;
 
 /// For the last step only: what is opened may turn out to be a device or a fifo.
-const OPEN: OFlags = OFlags::RDONLY
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
+const OPEN: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// What is at a path.
 pub(crate) enum Found {
@@ -59,11 +57,7 @@ enum Content {
 
 /// Where on the host a resolved path of the container is to be found.
 enum Place<'a> {
-    Below {
-        dir: BorrowedFd<'a>,
-        path: PathBuf,
-        resolve: ResolveFlags,
-    },
+    Below { dir: BorrowedFd<'a>, path: PathBuf, resolve: ResolveFlags },
     File(&'a Path),
     Missing,
     Hidden,
@@ -81,10 +75,7 @@ impl<'a> View<'a> {
     /// The rootfs alone: also what a container's init sees below its root once the mounts are
     /// in place.
     pub(crate) fn without_mounts(rootfs: BorrowedFd<'a>) -> Self {
-        View {
-            rootfs,
-            mounts: Vec::new(),
-        }
+        View { rootfs, mounts: Vec::new() }
     }
 
     /// The rootfs below the spec's mounts. The sources of bind mounts are opened; one that
@@ -94,10 +85,7 @@ impl<'a> View<'a> {
         for mount in spec.mounts().iter().flatten() {
             // In the order of the spec: a destination is looked up below the earlier mounts.
             let (destination, _) = view.walk(mount.destination())?;
-            view.mounts.push(Covering {
-                destination,
-                content: content(mount),
-            });
+            view.mounts.push(Covering { destination, content: content(mount) });
         }
         Ok(view)
     }
@@ -199,9 +187,7 @@ impl<'a> View<'a> {
                     return Err(Errno::LOOP);
                 }
                 let target = rustix::fs::readlinkat(&file, "", Vec::new())?;
-                Ok(Node::Link(PathBuf::from(OsString::from_vec(
-                    target.into_bytes(),
-                ))))
+                Ok(Node::Link(PathBuf::from(OsString::from_vec(target.into_bytes()))))
             }
             kind => Ok(Node::Is(kind)),
         }
@@ -212,16 +198,10 @@ impl<'a> View<'a> {
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         // The last one: a later mount covers whatever is at and below its destination.
         let covering = self.mounts.iter().rev().find_map(|mount| {
-            at.strip_prefix(&mount.destination)
-                .ok()
-                .map(|rest| (&mount.content, rest))
+            at.strip_prefix(&mount.destination).ok().map(|rest| (&mount.content, rest))
         });
         match covering {
-            None => Place::Below {
-                dir: self.rootfs,
-                path: or_dot(at),
-                resolve,
-            },
+            None => Place::Below { dir: self.rootfs, path: or_dot(at), resolve },
             Some((Content::Hidden, _)) => Place::Hidden,
             Some((Content::File(source), rest)) if rest.as_os_str().is_empty() => {
                 Place::File(source)
@@ -229,16 +209,8 @@ impl<'a> View<'a> {
             Some((Content::File(_), _)) => Place::Missing,
             Some((Content::Tree { dir, recursive }, rest)) => {
                 // Without rbind, what is mounted below the source on the host stays there.
-                let xdev = if *recursive {
-                    ResolveFlags::empty()
-                } else {
-                    ResolveFlags::NO_XDEV
-                };
-                Place::Below {
-                    dir: dir.as_fd(),
-                    path: or_dot(rest),
-                    resolve: resolve | xdev,
-                }
+                let xdev = if *recursive { ResolveFlags::empty() } else { ResolveFlags::NO_XDEV };
+                Place::Below { dir: dir.as_fd(), path: or_dot(rest), resolve: resolve | xdev }
             }
         }
     }
@@ -247,29 +219,15 @@ impl<'a> View<'a> {
 /// What a mount will show. The source of a bind mount is the host's own path and followed as
 /// mount(2) does. One relative to the bundle cannot be found from here.
 fn content(mount: &Mount) -> Content {
-    let option = |name: &str| {
-        mount
-            .options()
-            .iter()
-            .flatten()
-            .any(|option| option == name)
-    };
+    let option = |name: &str| mount.options().iter().flatten().any(|option| option == name);
     let recursive = option("rbind");
     let is_bind = recursive || option("bind") || mount.typ().as_deref() == Some("bind");
-    let Some(source) = mount
-        .source()
-        .as_ref()
-        .filter(|path| is_bind && path.is_absolute())
-    else {
+    let Some(source) = mount.source().as_ref().filter(|path| is_bind && path.is_absolute()) else {
         return Content::Hidden;
     };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat(CWD, source, flags, Mode::empty()).and_then(|file| {
-        Ok((
-            FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode),
-            file,
-        ))
-    });
+    let opened = rustix::fs::openat(CWD, source, flags, Mode::empty())
+        .and_then(|file| Ok((FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode), file)));
     match opened {
         Ok((FileType::Directory, dir)) => Content::Tree { dir, recursive },
         Ok(_) => Content::File(source.clone()),
@@ -287,9 +245,5 @@ fn steps(path: &Path) -> Vec<OsString> {
 }
 
 fn or_dot(path: &Path) -> PathBuf {
-    if path.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        path.to_owned()
-    }
+    if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() }
 }

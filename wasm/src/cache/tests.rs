@@ -53,10 +53,7 @@ fn what_is_added_is_found() {
     let key = Key::sample('a');
     assert!(cache.lookup(&key).unwrap().is_none());
     let pending = cache.begin(&key).unwrap();
-    assert!(
-        cache.lookup(&key).unwrap().is_none(),
-        "not before it is whole"
-    );
+    assert!(cache.lookup(&key).unwrap().is_none(), "not before it is whole");
     fs::write(pending.path(), "native").unwrap();
     let added = pending.commit().unwrap();
     assert_eq!((files(&cache), added.size_bytes), (1, 6));
@@ -64,9 +61,7 @@ fn what_is_added_is_found() {
     assert_eq!(found.path, added.path);
     for cached in [added, found] {
         let mut text = String::new();
-        fs::File::from(cached.file)
-            .read_to_string(&mut text)
-            .unwrap();
+        fs::File::from(cached.file).read_to_string(&mut text).unwrap();
         assert_eq!(text, "native");
     }
     assert!(cache.lookup(&Key::sample('b')).unwrap().is_none());
@@ -101,10 +96,7 @@ fn what_is_not_committed_leaves_nothing() {
     fs::remove_file(pending.path()).unwrap();
     symlink("/etc/passwd", pending.path()).unwrap();
     let error = pending.commit().unwrap_err();
-    assert!(
-        matches!(error, Error::Cache { call: "open", .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Cache { call: "open", .. }), "{error}");
     assert_eq!(files(&cache), 0);
 }
 
@@ -139,10 +131,7 @@ fn directories_that_others_can_write_to_are_refused() {
     let link = dir.path().join("link");
     symlink(&base, &link).unwrap();
     let error = Cache::create_at(&link, LIMIT).unwrap_err();
-    assert!(
-        matches!(error, Error::Cache { call: "open", .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Cache { call: "open", .. }), "{error}");
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(Cache::create_at(&file, LIMIT).is_err());
@@ -155,11 +144,7 @@ fn what_others_own_or_can_write_to_is_refused() {
     let file = cache.lookup(&Key::sample('a')).unwrap().unwrap().path;
     let error = || cache.lookup(&Key::sample('a')).unwrap_err().to_string();
     chmod(&file, 0o660);
-    assert!(
-        error().ends_with("writable by group or others"),
-        "{}",
-        error()
-    );
+    assert!(error().ends_with("writable by group or others"), "{}", error());
     symlink(&file, cache.path().join(Key::sample('b').file_name())).unwrap();
     let linked = cache.lookup(&Key::sample('b')).unwrap_err();
     assert!(matches!(linked, Error::Cache { .. }), "{linked}");
@@ -200,10 +185,7 @@ fn larger_than_the_cache() {
     let pending = cache.begin(&key).unwrap();
     fs::write(pending.path(), vec![0; 1001]).unwrap();
     let error = pending.commit().unwrap_err().to_string();
-    assert!(
-        error.ends_with("1001 bytes exceed its limit of 1000"),
-        "{error}"
-    );
+    assert!(error.ends_with("1001 bytes exceed its limit of 1000"), "{error}");
     assert_eq!(listed(&cache), "a");
 }
 
@@ -244,8 +226,7 @@ fn pruning() {
 fn pruning_clears_what_the_dead_left() {
     let (_dir, cache) = cache();
     let old = fs::File::create(cache.path().join("1-0.tmp")).unwrap();
-    old.set_modified(SystemTime::now() - Duration::from_secs(90_000))
-        .unwrap();
+    old.set_modified(SystemTime::now() - Duration::from_secs(90_000)).unwrap();
     fs::write(cache.path().join("2-0.tmp"), "being written").unwrap();
     fs::write(cache.path().join(Key::sample('b').lock_name()), "").unwrap();
     let key = Key::sample('a');
@@ -279,10 +260,7 @@ fn one_compiler_for_a_key() {
     wait.recv().unwrap();
     add(&cache, 'a', 10, 0);
     drop(lock);
-    assert!(
-        other.join().unwrap(),
-        "had the lock only once the module was there"
-    );
+    assert!(other.join().unwrap(), "had the lock only once the module was there");
     assert_eq!(files(&cache), 1, "no lock file stays");
 }
 
@@ -310,10 +288,7 @@ fn many_compilers_take_turns() {
 #[test]
 fn the_environment_sets_it_up() {
     assert_eq!(base_dir(None).unwrap(), Path::new("/var/cache/kiln"));
-    assert_eq!(
-        base_dir(Some("/srv/kiln".into())).unwrap(),
-        Path::new("/srv/kiln")
-    );
+    assert_eq!(base_dir(Some("/srv/kiln".into())).unwrap(), Path::new("/srv/kiln"));
     assert_eq!(
         base_dir(Some("kiln".into())).unwrap_err().to_string(),
         "KILN_CACHE_DIR=\"kiln\": not an absolute path"

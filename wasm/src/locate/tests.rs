@@ -46,11 +46,7 @@ impl Tree {
     }
 
     fn cwd(mut self, cwd: &str) -> Self {
-        self.spec
-            .process_mut()
-            .as_mut()
-            .unwrap()
-            .set_cwd(cwd.into());
+        self.spec.process_mut().as_mut().unwrap().set_cwd(cwd.into());
         self
     }
 
@@ -70,12 +66,7 @@ impl Tree {
     /// Bind mounts a path beside the rootfs.
     fn bind(self, source: &str, destination: &str) -> Self {
         let source = self.dir.path().join(source);
-        self.mount(mount(
-            &source.to_string_lossy(),
-            destination,
-            "none",
-            &["rbind", "ro"],
-        ))
+        self.mount(mount(&source.to_string_lossy(), destination, "none", &["rbind", "ro"]))
     }
 
     fn tmpfs(self, destination: &str) -> Self {
@@ -98,9 +89,7 @@ impl Tree {
 
 fn contents(entrypoint: Entrypoint) -> String {
     let mut text = String::new();
-    File::from(entrypoint.file)
-        .read_to_string(&mut text)
-        .unwrap();
+    File::from(entrypoint.file).read_to_string(&mut text).unwrap();
     text
 }
 
@@ -126,21 +115,10 @@ fn absolute_and_relative_paths() {
 #[test]
 fn bare_names_are_searched() {
     assert_eq!(Tree::new(&["tool"]).text(), "tool");
-    assert_eq!(
-        Tree::new(&["app"]).text(),
-        "inside",
-        "below the root, as crun does"
-    );
-    assert_eq!(
-        Tree::new(&["app"]).env(&["PATH="]).text(),
-        "inside",
-        "empty means cwd"
-    );
+    assert_eq!(Tree::new(&["app"]).text(), "inside", "below the root, as crun does");
+    assert_eq!(Tree::new(&["app"]).env(&["PATH="]).text(), "inside", "empty means cwd");
     assert_eq!(Tree::new(&["tool"]).env(&[]).cwd("/opt/bin").text(), "tool");
-    assert_eq!(
-        Tree::new(&["tool"]).env(&["PATH=bin"]).cwd("/opt").text(),
-        "tool"
-    );
+    assert_eq!(Tree::new(&["tool"]).env(&["PATH=bin"]).cwd("/opt").text(), "tool");
     assert_eq!(
         Tree::new(&["tool"]).env(&[]).text(),
         "entrypoint \"tool\": not found in the container \
@@ -158,10 +136,7 @@ fn bare_names_are_searched() {
 #[test]
 fn nothing_to_look_for() {
     assert!(matches!(Tree::new(&[]).locate(), Err(Error::NoEntrypoint)));
-    assert!(matches!(
-        Tree::new(&[""]).locate(),
-        Err(Error::NoEntrypoint)
-    ));
+    assert!(matches!(Tree::new(&[""]).locate(), Err(Error::NoEntrypoint)));
     let mut tree = Tree::new(&["/app"]);
     tree.spec.set_process(None);
     assert!(matches!(tree.locate(), Err(Error::NoEntrypoint)));
@@ -169,49 +144,26 @@ fn nothing_to_look_for() {
 
 #[test]
 fn links_stay_inside() {
-    let secret = |tree: &Tree| {
-        tree.dir
-            .path()
-            .join("secret")
-            .to_string_lossy()
-            .into_owned()
-    };
+    let secret = |tree: &Tree| tree.dir.path().join("secret").to_string_lossy().into_owned();
     let tree = Tree::new(&["/link"]);
     let target = secret(&tree);
     let text = tree.link(&target, "link").text();
     assert!(text.contains("not found"), "{text}");
     let text = Tree::new(&["/link"]).link("../../secret", "link").text();
     assert!(text.contains("not found"), "{text}");
-    let text = Tree::new(&["/etc/up/secret"])
-        .link("../..", "etc/up")
-        .text();
+    let text = Tree::new(&["/etc/up/secret"]).link("../..", "etc/up").text();
     assert!(text.contains("not found"), "{text}");
     // The same links with something there inside.
     assert_eq!(Tree::new(&["/link"]).link("/app", "link").text(), "inside");
-    assert_eq!(
-        Tree::new(&["/link"]).link("../../../app", "link").text(),
-        "inside"
-    );
-    assert_eq!(
-        Tree::new(&["/etc/up/app"]).link("../..", "etc/up").text(),
-        "inside"
-    );
-    assert_eq!(
-        Tree::new(&["/b/tool"])
-            .link("opt", "o")
-            .link("/o/bin", "b")
-            .text(),
-        "tool"
-    );
+    assert_eq!(Tree::new(&["/link"]).link("../../../app", "link").text(), "inside");
+    assert_eq!(Tree::new(&["/etc/up/app"]).link("../..", "etc/up").text(), "inside");
+    assert_eq!(Tree::new(&["/b/tool"]).link("opt", "o").link("/o/bin", "b").text(), "tool");
 }
 
 #[test]
 fn loops_end() {
     let text = Tree::new(&["/a"]).link("b", "a").link("a", "b").text();
-    assert_eq!(
-        text,
-        "entrypoint /a: open: Too many levels of symbolic links (os error 40)"
-    );
+    assert_eq!(text, "entrypoint /a: open: Too many levels of symbolic links (os error 40)");
 }
 
 #[test]
@@ -234,73 +186,37 @@ fn only_regular_files() {
     let fifo = Tree::new(&["/fifo"]);
     let path = fifo.dir.path().join("rootfs/fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, 0o644.into(), 0).unwrap();
+    assert_eq!(fifo.text(), "entrypoint /fifo: is a fifo, not a regular file");
     assert_eq!(
-        fifo.text(),
-        "entrypoint /fifo: is a fifo, not a regular file"
-    );
-    assert_eq!(
-        Tree::new(&["/null"])
-            .mount(mount("/dev/null", "/null", "none", &["bind"]))
-            .text(),
+        Tree::new(&["/null"]).mount(mount("/dev/null", "/null", "none", &["bind"])).text(),
         "entrypoint /null: is a character device, not a regular file"
     );
-    assert_eq!(
-        Tree::new(&["/etc"]).text(),
-        "entrypoint /etc: is a directory, not a regular file"
-    );
+    assert_eq!(Tree::new(&["/etc"]).text(), "entrypoint /etc: is a directory, not a regular file");
     assert!(Tree::new(&["/app/x"]).text().contains("not found"));
     assert!(Tree::new(&["/app/../app"]).text().contains("not found"));
 }
 
 #[test]
 fn bind_mounts_cover_the_rootfs() {
-    assert_eq!(
-        Tree::new(&["/mnt/lib/mod"]).bind("src", "/mnt").text(),
-        "mounted"
-    );
-    assert_eq!(
-        Tree::new(&["/app"]).bind("src/single", "/app").text(),
-        "single"
-    );
-    assert!(
-        Tree::new(&["/opt/bin/tool"])
-            .bind("src", "/opt")
-            .text()
-            .contains("not found")
-    );
-    assert!(
-        Tree::new(&["/app/x"])
-            .bind("src/single", "/app")
-            .text()
-            .contains("not found")
-    );
+    assert_eq!(Tree::new(&["/mnt/lib/mod"]).bind("src", "/mnt").text(), "mounted");
+    assert_eq!(Tree::new(&["/app"]).bind("src/single", "/app").text(), "single");
+    assert!(Tree::new(&["/opt/bin/tool"]).bind("src", "/opt").text().contains("not found"));
+    assert!(Tree::new(&["/app/x"]).bind("src/single", "/app").text().contains("not found"));
     assert_eq!(Tree::new(&["/mod"]).bind("src/lib", "/").text(), "mounted");
     // The option alone or the type alone makes a bind mount.
     for (typ, options) in [("bind", &[][..]), ("", &["bind"]), ("none", &["rbind"])] {
         let tree = Tree::new(&["/mnt/mod"]);
-        let source = tree
-            .dir
-            .path()
-            .join("src/lib")
-            .to_string_lossy()
-            .into_owned();
-        assert_eq!(
-            tree.mount(mount(&source, "/mnt", typ, options)).text(),
-            "mounted"
-        );
+        let source = tree.dir.path().join("src/lib").to_string_lossy().into_owned();
+        assert_eq!(tree.mount(mount(&source, "/mnt", typ, options)).text(), "mounted");
     }
 }
 
 #[test]
 fn links_lead_into_mounts_and_out_of_them() {
     // Into a mount of which the rootfs has not even the directory.
-    let tree = Tree::new(&["/link"])
-        .link("/mnt/lib/mod", "link")
-        .bind("src", "/mnt");
+    let tree = Tree::new(&["/link"]).link("/mnt/lib/mod", "link").bind("src", "/mnt");
     assert_eq!(tree.text(), "mounted");
-    let tree = Tree::new(&["/l/mod"])
-        .link("mnt/lib", "l")
-        .bind("src", "/mnt");
+    let tree = Tree::new(&["/l/mod"]).link("mnt/lib", "l").bind("src", "/mnt");
     assert_eq!(tree.text(), "mounted");
     // Absolute and upward links in the source mean the container's root, not the host's.
     for target in ["/app", "../app", "../../../../app"] {
@@ -322,28 +238,14 @@ fn links_lead_into_mounts_and_out_of_them() {
 #[test]
 fn other_mounts_defer() {
     assert_eq!(Tree::new(&["/tmp/mod"]).tmpfs("/tmp").text(), "deferred");
-    assert_eq!(
-        Tree::new(&["/opt/bin/tool"]).tmpfs("/opt").text(),
-        "deferred"
-    );
+    assert_eq!(Tree::new(&["/opt/bin/tool"]).tmpfs("/opt").text(), "deferred");
     assert_eq!(Tree::new(&["/app"]).tmpfs("/opt").text(), "inside");
-    assert!(
-        Tree::new(&["/opt2"])
-            .tmpfs("/opt")
-            .text()
-            .contains("not found")
-    );
+    assert!(Tree::new(&["/opt2"]).tmpfs("/opt").text().contains("not found"));
     // Along PATH: what a tmpfs hides may come first.
     assert_eq!(Tree::new(&["tool"]).tmpfs("/usr").text(), "deferred");
     let relative = mount("src", "/mnt", "bind", &[]);
-    assert_eq!(
-        Tree::new(&["/mnt/lib/mod"]).mount(relative).text(),
-        "deferred"
-    );
-    assert_eq!(
-        Tree::new(&["/mnt/x"]).bind("gone", "/mnt").text(),
-        "deferred"
-    );
+    assert_eq!(Tree::new(&["/mnt/lib/mod"]).mount(relative).text(), "deferred");
+    assert_eq!(Tree::new(&["/mnt/x"]).bind("gone", "/mnt").text(), "deferred");
 }
 
 #[test]
@@ -351,39 +253,21 @@ fn the_last_mount_wins() {
     let tree = || Tree::new(&["/mnt/lib/mod"]);
     assert_eq!(tree().tmpfs("/mnt").bind("src", "/mnt").text(), "mounted");
     assert_eq!(tree().bind("src", "/mnt").tmpfs("/mnt").text(), "deferred");
-    assert_eq!(
-        tree().bind("src", "/mnt").tmpfs("/mnt/lib").text(),
-        "deferred"
-    );
-    assert_eq!(
-        tree().tmpfs("/mnt").bind("src/lib", "/mnt/lib").text(),
-        "mounted"
-    );
+    assert_eq!(tree().bind("src", "/mnt").tmpfs("/mnt/lib").text(), "deferred");
+    assert_eq!(tree().tmpfs("/mnt").bind("src/lib", "/mnt/lib").text(), "mounted");
     // Mounted over by its parent, although its own destination is longer.
-    assert_eq!(
-        tree().bind("src/lib", "/mnt/lib").tmpfs("/mnt").text(),
-        "deferred"
-    );
+    assert_eq!(tree().bind("src/lib", "/mnt/lib").tmpfs("/mnt").text(), "deferred");
 }
 
 #[test]
 fn deferred_entrypoints_open_once_the_mounts_are_there() {
     let tree = Tree::new(&["/opt/bin/tool"]).tmpfs("/opt");
-    let Located::Deferred(candidates) = tree.locate().unwrap() else {
-        panic!("found")
-    };
+    let Located::Deferred(candidates) = tree.locate().unwrap() else { panic!("found") };
     let rootfs = File::open(tree.dir.path().join("rootfs")).unwrap();
     assert_eq!(contents(candidates.open(rootfs.as_fd()).unwrap()), "tool");
     fs::remove_file(tree.dir.path().join("rootfs/opt/bin/tool")).unwrap();
-    symlink(
-        "../../../secret",
-        tree.dir.path().join("rootfs/opt/bin/tool"),
-    )
-    .unwrap();
-    assert!(matches!(
-        candidates.open(rootfs.as_fd()),
-        Err(Error::NotFound { .. })
-    ));
+    symlink("../../../secret", tree.dir.path().join("rootfs/opt/bin/tool")).unwrap();
+    assert!(matches!(candidates.open(rootfs.as_fd()), Err(Error::NotFound { .. })));
 }
 
 #[test]
@@ -391,9 +275,7 @@ fn bytes_at_the_start() {
     let magic = |bytes: &[u8]| {
         let tree = Tree::new(&["/app"]);
         fs::write(tree.dir.path().join("rootfs/app"), bytes).unwrap();
-        let Located::Found(entrypoint) = tree.locate().unwrap() else {
-            panic!("deferred")
-        };
+        let Located::Found(entrypoint) = tree.locate().unwrap() else { panic!("deferred") };
         entrypoint.starts_with_magic().unwrap()
     };
     assert!(magic(b"\0asm") && magic(b"\0asm\x01\0\0\0"));

@@ -40,10 +40,7 @@ fn custom(name: &str, data: &[u8]) -> Vec<u8> {
 #[test]
 fn a_module_is_taken_as_it_is() {
     let module = parse(HEADER, false).unwrap();
-    assert_eq!(
-        (module.bytes(), module.native_code()),
-        (HEADER, NativeCode::None)
-    );
+    assert_eq!((module.bytes(), module.native_code()), (HEADER, NativeCode::None));
     assert_eq!(module.digest(), Digest::of(HEADER));
     let kept = [HEADER, &custom("name", b"\0\0"), &custom("wasmedge2", b"x")].concat();
     assert_eq!(parse(&kept, false).unwrap().bytes(), kept);
@@ -59,19 +56,10 @@ fn what_is_no_module_is_named() {
         );
     }
     for (bytes, what) in [
-        (
-            &b"\x7fELF\x02\x01\x01"[..],
-            "an ELF file (a Linux program or library)",
-        ),
+        (&b"\x7fELF\x02\x01\x01"[..], "an ELF file (a Linux program or library)"),
         (b"#!/bin/sh\n", "a script"),
-        (
-            b" (module)",
-            "text (the text format is recognized by the suffix .wat)",
-        ),
-        (
-            b"PK\x03\x04zip",
-            "a file that begins with the bytes 50 4b 03 04",
-        ),
+        (b" (module)", "text (the text format is recognized by the suffix .wat)"),
+        (b"PK\x03\x04zip", "a file that begins with the bytes 50 4b 03 04"),
         (b"\0as\0", "a file that begins with the bytes 00 61 73 00"),
     ] {
         let expected = format!("module /m: not a WebAssembly module but {what}");
@@ -153,17 +141,12 @@ fn imports_are_listed_and_checked() {
          the function host.call, which nothing provides"
     );
     let error = module.check_imports(|_| false).unwrap_err().to_string();
-    assert!(
-        error.contains("the global env.g, 2 more, which nothing provides"),
-        "{error}"
-    );
+    assert!(error.contains("the global env.g, 2 more, which nothing provides"), "{error}");
 }
 
 #[test]
 fn programs_have_an_entry_point() {
-    text("(module (func (export \"_start\")))")
-        .check_start()
-        .unwrap();
+    text("(module (func (export \"_start\")))").check_start().unwrap();
     for library in [
         "(module)",
         "(module (func (export \"start\")))",
@@ -195,10 +178,7 @@ fn text_is_converted_by_its_name() {
     );
     let syntax = error("s.wat", b"(module\n  (fun))");
     assert!(syntax.starts_with("module /s.wat: WebAssembly text: "));
-    assert!(
-        syntax.ends_with(" at 2:4") && !syntax.contains('\n'),
-        "{syntax}"
-    );
+    assert!(syntax.ends_with(" at 2:4") && !syntax.contains('\n'), "{syntax}");
     let component = error("c.wat", b"(component)");
     assert!(component.contains("component"), "{component}");
 }
@@ -210,20 +190,14 @@ fn huge_files_are_not_read() {
     let file = fs::File::create(&path).unwrap();
     file.set_len(MAX_BYTES + 1).unwrap();
     let file = fs::File::open(&path).unwrap().into();
-    let entrypoint = Entrypoint {
-        file,
-        path: "/huge".into(),
-    };
+    let entrypoint = Entrypoint { file, path: "/huge".into() };
     assert_eq!(
         Module::read(entrypoint, false).unwrap_err().to_string(),
         "module /huge: 268435457 bytes are more than the limit of 268435456"
     );
     let text = vec![b' '; usize::try_from(MAX_TEXT_BYTES).unwrap() + 1];
     let error = read("large.wat", &text).unwrap_err().to_string();
-    assert!(
-        error.ends_with("are more than the limit of 16777216"),
-        "{error}"
-    );
+    assert!(error.ends_with("are more than the limit of 16777216"), "{error}");
 }
 
 #[test]
@@ -245,9 +219,7 @@ fn from_rootfs_to_module() {
     spec.set_process(Some(process));
     let rootfs = fs::File::open(dir.path()).unwrap();
     let located = crate::locate::locate(&spec, rootfs.as_fd()).unwrap();
-    let crate::locate::Located::Found(entrypoint) = located else {
-        panic!("deferred")
-    };
+    let crate::locate::Located::Found(entrypoint) = located else { panic!("deferred") };
     // Looking at its start does not move the file's position.
     assert!(entrypoint.starts_with_magic().unwrap());
     assert_eq!(Module::read(entrypoint, false).unwrap().bytes(), HEADER);
