@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use kiln_runtime::bundle::Bundle;
 use kiln_runtime::create::Options;
@@ -60,11 +60,17 @@ pub fn options<'a>(
 
 /// Before anything is opened: closes what the caller left open beyond stdio and what the
 /// container is to get, and sees to it that this executable is read-only.
-pub fn begin(new: &NewContainer) -> Result<()> {
+pub fn begin(new: &NewContainer, engine: bool) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("root is needed: rootless containers are not supported yet");
+    }
     let first = 3_u32.saturating_add(new.descriptors()?);
     close_range(first, CloseRange::Close).map_err(|errno| {
         anyhow::anyhow!("close descriptors: {}", errno_text(errno.raw_os_error()))
     })?;
+    if engine && !sealed::is_sealed()? {
+        bail!("this executable is for kiln, which executes it for wasm containers");
+    }
     sealed::ensure()
 }
 

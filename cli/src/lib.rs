@@ -78,7 +78,9 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    if let Some(Err(error)) = cli.command.new_container().map(create::begin) {
+    if let Some(Err(error)) =
+        cli.command.new_container().map(|new| create::begin(new, engine.is_some()))
+    {
         eprintln!("kiln: {error:#}");
         return ExitCode::FAILURE;
     }

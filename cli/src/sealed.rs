@@ -20,17 +20,24 @@ use rustix::fs::{CWD, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
+const OWN: &str = "/proc/self/exe";
+
 /// Returns if this executable lies on a read-only mount; else executes it again from one.
 pub fn ensure() -> Result<()> {
-    let own = Path::new("/proc/self/exe");
-    let mount = rustix::fs::statvfs(own).map_err(text).context("look at /proc/self/exe")?;
-    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if is_sealed()? {
         return Ok(());
     }
+    let own = Path::new(OWN);
     // Inside the view the executable has no path; it keeps the one that it had as argv[0].
     let path = own.read_link().context("read /proc/self/exe")?;
     let args = [path.into_os_string()].into_iter().chain(std::env::args_os().skip(1));
     execute(own, args.collect())
+}
+
+/// Whether this executable lies on a read-only mount.
+pub fn is_sealed() -> Result<bool> {
+    let mount = rustix::fs::statvfs(OWN).map_err(text).with_context(|| format!("look at {OWN}"))?;
+    Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Executes `program` from a read-only mount with `args` and this process's environment.
