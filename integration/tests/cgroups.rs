@@ -336,7 +336,9 @@ fn processes_of_the_container_stay_in_its_cgroup() {
 fn a_cgroup_that_is_not_empty_is_refused() {
     kiln_only!("1.1.5 only warns");
     let holder = sleeping(json!({}));
-    let path = format!("/{}", holder.id);
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", holder.pid())).unwrap();
+    let line = text.lines().find(|line| line.ends_with(&holder.id)).unwrap();
+    let path = line.splitn(3, ':').last().unwrap();
     let c = Bundle::new().set("/linux/cgroupsPath", json!(path)).container();
     c.create().fails(&[&holder.id]);
     assert_eq!(holder.status(), "running");

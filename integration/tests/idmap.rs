@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use kiln_integration::hostmount::HostMount;
-use kiln_integration::{Bundle, json, kiln_only};
+use kiln_integration::{Bundle, json, kiln_only, skip};
 
 /// A folder on the host with a file, and a tmpfs below it with another file.
 fn tree(bundle: &mut Bundle) -> PathBuf {
@@ -56,6 +56,12 @@ fn an_idmapped_mount_in_a_user_namespace() {
 #[test]
 fn ridmap_maps_everything_below() {
     kiln_only!("maps no mounts");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap());
+    if (numbers.next().unwrap(), numbers.next().unwrap()) < (6, 3) {
+        skip!("a tmpfs cannot be mapped before Linux 6.3");
+    }
     for (option, below) in [("idmap", "0:0"), ("ridmap", "5000:5000")] {
         let mut bundle = Bundle::sh("stat -c %u:%g /mnt/file /mnt/sub/file");
         let top = tree(&mut bundle);

@@ -135,8 +135,11 @@ impl Channel {
         let mut buffer = [0; MAX_MESSAGE];
         let received = retry(|| rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty()));
         let length = match received {
-            Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok((_, 0)) => return Ok(None),
             Ok((_, length)) => length,
+            // Said once, before what the peer sent, if it closed its end with a message of ours
+            // unread (unix_release_sock() in net/unix/af_unix.c).
+            Err(Errno::CONNRESET) => return self.receive(),
             Err(errno) => return Err(errno),
         };
         serde_json::from_slice(&buffer[..length]).map(Some).map_err(|_| Errno::BADMSG)

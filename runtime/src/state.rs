@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(other.status(&other.read().unwrap().unwrap()), Status::Creating);
         container.unlock();
         assert_eq!(other.status(&other.read().unwrap().unwrap()), Status::Stopped);
-        assert_eq!(root.ids().unwrap(), [id.clone()]);
+        assert_eq!(root.ids().unwrap(), std::slice::from_ref(&id));
         root.remove(&container).unwrap();
         root.remove(&container).unwrap();
         assert!(matches!(root.find(&id), Err(Error::NotFound(_))));

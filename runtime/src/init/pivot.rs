@@ -30,8 +30,9 @@ pub fn enter(plan: &Plan, tree: &OwnedFd, old_root: OwnedFd, pivot: bool) -> Res
     rustix::process::pivot_root(".", ".").step(|| "pivot_root to the rootfs".to_owned())?;
     let leave = || "unmount the old root".to_owned();
     rustix::process::fchdir(&old_root).step(leave)?;
-    if plan.rootfs_propagation.is_some_and(|(kind, _)| kind == libc::MS_SHARED) {
-        // Its mounts are still peers of the host's: unmounting them must not unmount those.
+    if plan.rootfs_propagation.is_some() {
+        // Its mounts, or with a value that is not recursive those below them, are still peers of
+        // the host's: unmounting them must not unmount those.
         set_propagation(&old_root, libc::MS_SLAVE, true).step(leave)?;
     }
     rustix::mount::unmount(".", UnmountFlags::DETACH).step(leave)?;
