@@ -116,18 +116,6 @@ impl Cgroup {
         self.members.iter().try_for_each(|member| member.attach(pid))
     }
 
-    /// As [`Cgroup::attach`], but for the unified hierarchy: for a child that
-    /// clone3(2) has put there with CLONE_INTO_CGROUP and [`Cgroup::v2_dir`].
-    /// Does nothing where v2 is all there is.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Attach`].
-    pub fn attach_v1(&self, pid: i32) -> Result<(), Error> {
-        let mut v1 = self.members.iter().filter(|member| !member.hierarchy.is_v2());
-        v1.try_for_each(|member| member.attach(pid))
-    }
-
     /// The v1 hierarchies' `tasks` files, open for writing, close-on-exec, for [`enter`].
     ///
     /// # Errors

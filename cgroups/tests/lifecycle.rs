@@ -56,22 +56,6 @@ fn create_attach_list_remove() {
 }
 
 #[test]
-fn attach_v1_leaves_the_unified_hierarchy_alone() {
-    let Some(place) = Place::new("v1only", "", Layout::Machine) else {
-        return;
-    };
-    let Some(unified) = place.hierarchy("") else {
-        return;
-    };
-    let cgroup = Cgroup::create(&place.paths).unwrap();
-    let shell = Shell::new("");
-    cgroup.attach_v1(shell.pid()).unwrap();
-    let procs = std::fs::read_to_string(unified.full_path().join("cgroup.procs")).unwrap();
-    assert_eq!(procs, "");
-    assert_eq!(cgroup.pids().unwrap().is_empty(), place.paths.is_v2());
-}
-
-#[test]
 fn the_hierarchies_can_be_made_in_two_steps_and_entered_by_oneself() {
     let Some(place) = Place::new("steps", "", Layout::Machine) else {
         return;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use kiln_wasm::annotations::{HANDLER, TRUSTED_AOT, VARIANT};
 
 /// Print what this runtime supports, as the runtime-spec's features document
 #[derive(Args, Debug)]
@@ -12,7 +13,7 @@ pub struct Features {}
 impl Features {
     pub fn execute(self) -> Result<ExitCode> {
         let options = kiln_runtime::mounts::option_names();
-        let features = kiln_runtime::features::features(&options);
+        let features = kiln_runtime::features::features(&options, &[HANDLER, TRUSTED_AOT, VARIANT]);
         println!("{}", serde_json::to_string_pretty(&features)?);
         Ok(ExitCode::SUCCESS)
     }

@@ -14,11 +14,6 @@ use crate::seccomp;
 /// Any 1.x is accepted; this is the latest whose properties have been looked at.
 const OCI_VERSION_MAX: &str = "1.3.0";
 
-/// Annotations in config.json that change what runs, or with what trust: whoever takes configs
-/// from others should look at them.
-const UNSAFE_ANNOTATIONS: [&str; 3] =
-    ["module.wasm.image/trusted-aot", "module.wasm.image/variant", "run.oci.handler"];
-
 /// In the order of their numbers, as runc has them.
 const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
@@ -74,7 +69,7 @@ pub struct Features {
     mount_options: Vec<String>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
-    potentially_unsafe_config_annotations: [&'static str; 3],
+    potentially_unsafe_config_annotations: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -132,10 +127,15 @@ struct MountExtensions {
 }
 
 /// The features of this kiln, whose parser of mounts knows `mount_options`
-/// (`crate::mounts::option_names`).
-pub fn features(mount_options: &[&str]) -> Features {
-    let mut mount_options: Vec<String> = mount_options.iter().map(ToString::to_string).collect();
-    mount_options.sort_unstable();
+/// (`crate::mounts::option_names`). `unsafe_annotations` change what runs, or with what trust:
+/// whoever takes configs from others should look at them.
+pub fn features(mount_options: &[&str], unsafe_annotations: &[&str]) -> Features {
+    let sorted = |words: &[&str]| {
+        let mut words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        words.sort_unstable();
+        words
+    };
+    let mount_options = sorted(mount_options);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut annotations = BTreeMap::from([("run.oci.kiln.version", version)]);
     if let Some(libseccomp) = seccomp::library_version() {
@@ -155,7 +155,7 @@ pub fn features(mount_options: &[&str]) -> Features {
         mount_options,
         linux: linux(),
         annotations,
-        potentially_unsafe_config_annotations: UNSAFE_ANNOTATIONS,
+        potentially_unsafe_config_annotations: sorted(unsafe_annotations),
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn document() -> Value {
-        serde_json::to_value(features(&["ro", "bind"])).unwrap()
+        serde_json::to_value(features(&["ro", "bind"], &["run.oci.handler"])).unwrap()
     }
 
     fn parsed<T: serde::de::DeserializeOwned>(pointer: &str) -> Vec<T> {

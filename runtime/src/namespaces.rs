@@ -384,7 +384,7 @@ fn clone_step() -> String {
 /// join it: it could not return. With CLONE_PARENT init is the runtime's child all the same.
 fn clone_inside(user: &Join, flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Error> {
     let (ours, theirs) = Channel::pair()?;
-    let (_, helper) = match sys::clone3(0, cgroup).step(clone_step)? {
+    let (_, parent) = match sys::clone3(0, cgroup).step(clone_step)? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             let cloned = user.enter_as_root().and_then(|()| {
@@ -401,7 +401,7 @@ fn clone_inside(user: &Join, flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Resu
     };
     drop(theirs);
     let answer: Option<Result<i32, Failure>> = ours.receive().step(clone_step)?;
-    let id = rustix::process::WaitId::PidFd(helper.as_fd());
+    let id = rustix::process::WaitId::PidFd(parent.as_fd());
     let _ = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED);
     let pid = answer.ok_or_else(|| Failure::because(clone_step(), "its parent ended"))??;
     // Our child, not reaped: the pid is its.

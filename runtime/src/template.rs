@@ -3,16 +3,11 @@
 //! runc's, from which tools and people start: `runc spec` of 1.2, with kiln's name for the host.
 //! It starts from oci-spec's default, which was made from the same.
 
-use std::collections::HashMap;
-
 use oci_spec::runtime::{
     Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType,
     LinuxResources, Mount, Spec, VERSION,
 };
 use serde::Serialize as _;
-
-/// Makes the engine run the entrypoint, whatever it is called.
-const VARIANT: (&str, &str) = ("module.wasm.image/variant", "compat");
 
 /// A shell on a terminal, as root with few capabilities, in namespaces of its own but for the
 /// user's. Makes one statfs(2): where the host has cgroup v2 alone, there is a cgroup namespace,
@@ -103,19 +98,6 @@ fn bound_sys() -> Mount {
         .set_source(Some("/sys".into()))
         .set_options(Some(options.map(str::to_owned).to_vec()));
     mount
-}
-
-/// Changes `spec` to run the wasm module `file`, named as the container will see it: relative to
-/// `process.cwd` or absolute. There is no terminal.
-pub fn wasm(spec: &mut Spec, file: &str) {
-    if let Some(process) = spec.process_mut() {
-        process.set_args(Some(vec![file.to_owned()]));
-        process.set_terminal(Some(false));
-    }
-    let (name, value) = VARIANT;
-    spec.annotations_mut()
-        .get_or_insert_with(HashMap::new)
-        .insert(name.to_owned(), value.to_owned());
 }
 
 /// `spec` as a config.json: indented with tabs, as runc does.
@@ -220,16 +202,5 @@ mod tests {
             words.next() == Some("/sys/fs/cgroup") && words.next() == Some("cgroup2")
         });
         assert_eq!(has, v2);
-    }
-
-    #[test]
-    fn wasm_differs_in_the_entrypoint_and_its_engine() {
-        let mut spec = linux();
-        wasm(&mut spec, "sort.wasm");
-        let mut expected = json(&linux());
-        expected["process"]["args"] = json!(["sort.wasm"]);
-        expected["process"]["terminal"] = json!(false);
-        expected["annotations"] = json!({"module.wasm.image/variant": "compat"});
-        assert_eq!(json(&spec), expected);
     }
 }
