@@ -375,12 +375,15 @@ pub fn block_signals() {
     unsafe { libc::sigprocmask(libc::SIG_BLOCK, &full_set(), ptr::null_mut()) };
 }
 
-/// Unblocks every signal and stops ignoring SIGPIPE, which Rust's start-up has begun: a new
-/// program gets what the caller of this one had. (Handlers end with execve(2).)
+/// Unblocks every signal and gives each its default action: a container does not inherit what the
+/// caller ignores (a shell's background jobs SIGINT, Rust's start-up SIGPIPE).
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL needs no handler; the set is initialised.
+    // SAFETY: SIG_DFL needs no handler; the set is initialised. SIGKILL, SIGSTOP and libc's own
+    // two are refused, which does no harm.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for number in 1..=libc::SIGRTMAX() {
+            libc::signal(number, libc::SIG_DFL);
+        }
         libc::sigprocmask(libc::SIG_UNBLOCK, &full_set(), ptr::null_mut());
     }
 }
