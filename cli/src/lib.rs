@@ -30,7 +30,7 @@ use crate::global::{Global, NewContainer};
 
 /// An OCI runtime for which WebAssembly is a first-class workload
 #[derive(Debug, Parser)]
-#[command(name = "kiln", disable_version_flag = true, disable_help_subcommand = true)]
+#[command(name = "kiln", disable_version_flag = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
