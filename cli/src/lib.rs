@@ -12,6 +12,8 @@ mod handover;
 mod kill;
 mod list;
 mod logger;
+mod pause;
+mod ps;
 mod run;
 mod sealed;
 mod spec;
@@ -47,6 +49,9 @@ enum Command {
     Features(features::Features),
     Kill(kill::Kill),
     List(list::List),
+    Pause(pause::Pause),
+    Ps(ps::Ps),
+    Resume(pause::Resume),
     Run(run::Run),
     Spec(spec::Spec),
     Start(start::Start),
@@ -107,6 +112,9 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::Features(command) => command.execute(),
         Command::Kill(command) => command.execute(global),
         Command::List(command) => command.execute(global),
+        Command::Pause(command) => command.execute(global),
+        Command::Ps(command) => command.execute(global),
+        Command::Resume(command) => command.execute(global),
         Command::Run(command) => command.execute(global, engine),
         Command::Spec(command) => command.execute(),
         Command::Start(command) => command.execute(global),

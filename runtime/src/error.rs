@@ -95,6 +95,9 @@ pub enum Error {
     /// `kill` found no process: the text is the one that callers of runc match.
     #[error("container not running")]
     NotRunning,
+    /// `resume` of a container that is not paused.
+    #[error("container not paused")]
+    NotPaused,
     /// The configuration cannot be used: which field, and why.
     #[error("{field}: {problem}")]
     Config {

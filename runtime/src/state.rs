@@ -371,10 +371,12 @@ impl ContainerDir {
         if !init.is_alive() {
             return Status::Stopped;
         }
+        if state.is_frozen() {
+            return Status::Paused;
+        }
         // `start` removes the socket when it asks init to go on.
         match rustix::fs::statat(&self.dir, START_SOCKET, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Status::Created,
-            Err(_) if state.is_frozen() => Status::Paused,
             Err(_) => Status::Running,
         }
     }
