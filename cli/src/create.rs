@@ -10,7 +10,7 @@ use kiln_runtime::bundle::Bundle;
 use kiln_runtime::create::Options;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::error::errno_text;
-use kiln_runtime::sys::{CloseRange, close_range};
+use kiln_runtime::sys::{CloseRange, close_range, watch_children};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::global::{Global, NewContainer};
@@ -68,6 +68,7 @@ pub fn begin(new: &NewContainer, engine: bool) -> Result<()> {
     close_range(first, CloseRange::Close).map_err(|errno| {
         anyhow::anyhow!("close descriptors: {}", errno_text(errno.raw_os_error()))
     })?;
+    watch_children();
     if engine && !sealed::is_sealed()? {
         bail!("this executable is for kiln, which executes it for wasm containers");
     }

@@ -55,7 +55,7 @@ pub struct Container {
     root: StateRoot,
     dir: ContainerDir,
     state: State,
-    cgroup: Cgroup,
+    cgroup: Option<Cgroup>,
     channel: Channel,
     pidfd: OwnedFd,
     /// Whether an engine runs the workload: init does not execute another program then.
@@ -123,10 +123,11 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
-    let mut undo = Undo { root: &root, dir: &dir, paths: None, init: None, state: None };
+    let mut undo = Undo { root: &root, dir: &dir, cgroup: None, init: None, state: None };
     let engine = options.engine.is_some();
     match build(options, plan, &paths, &mut undo, listen) {
-        Ok(Built { state, cgroup, channel, pidfd }) => {
+        Ok(Built { state, channel, pidfd }) => {
+            let cgroup = undo.cgroup.take();
             let confirm_at_end = false;
             Ok(Container { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end })
         }
@@ -139,17 +140,16 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
 
 struct Built {
     state: State,
-    cgroup: Cgroup,
     channel: Channel,
     pidfd: OwnedFd,
 }
 
 /// Makes all of the container; what `undo` knows of when this fails has been made.
-fn build<'a>(
+fn build(
     mut options: Options<'_>,
     plan: Plan,
-    paths: &'a kiln_cgroups::Paths,
-    undo: &mut Undo<'a>,
+    paths: &kiln_cgroups::Paths,
+    undo: &mut Undo<'_>,
     listen: bool,
 ) -> Result<Built, Error> {
     let dir = undo.dir;
@@ -157,14 +157,13 @@ fn build<'a>(
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state)?;
     undo.state = Some(state.clone());
-    undo.paths = Some(paths);
     let wait_before_start = listen || needs_attention(&plan);
     let listener = if listen { Some(self::listen(dir)?) } else { None };
     let (channel, init_channel) = Channel::pair()?;
     // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
-    let mut cgroup = Cgroup::create_unified(paths)?;
+    let cgroup = undo.cgroup.insert(Cgroup::create_unified(paths)?);
     if paths.is_v2() {
-        apply(&cgroup, &plan)?;
+        apply(cgroup, &plan)?;
     }
     let init = Init {
         tree: mounts::clone_rootfs(&plan)?,
@@ -199,7 +198,7 @@ fn build<'a>(
     }
     cgroup.create_v1(paths)?;
     if !paths.is_v2() {
-        apply(&cgroup, &plan)?;
+        apply(cgroup, &plan)?;
     }
     still_there(channel.send_with(ToInit::CgroupReady, &cgroup.entrances()?))?;
     log::debug!("container {}: cgroups made", state.id);
@@ -215,7 +214,7 @@ fn build<'a>(
     if let Some(path) = options.pid_file {
         write_pid_file(path, pid)?;
     }
-    Ok(Built { state, cgroup, channel, pidfd })
+    Ok(Built { state, channel, pidfd })
 }
 
 /// Whether the runtime has something to do between init's last step and the workload: hooks, or
@@ -348,7 +347,8 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
 struct Undo<'a> {
     root: &'a StateRoot,
     dir: &'a ContainerDir,
-    paths: Option<&'a kiln_cgroups::Paths>,
+    /// What of it has been made: never what somebody else has there.
+    cgroup: Option<Cgroup>,
     init: Option<OwnedFd>,
     state: Option<State>,
 }
@@ -358,8 +358,8 @@ impl Undo<'_> {
         if let Some(pidfd) = &self.init {
             end(pidfd);
         }
-        if let Some(paths) = self.paths {
-            tidy("remove the cgroup", kiln_cgroups::remove(paths).map_err(Error::from));
+        if let Some(cgroup) = &self.cgroup {
+            tidy("remove the cgroup", cgroup.remove().map_err(Error::from));
         }
         tidy("remove the state", self.root.remove(self.dir));
         // runtime.md#lifecycle: an error continues at the last step.
@@ -408,6 +408,11 @@ impl Container {
         Ok(())
     }
 
+    /// Init's pid.
+    pub fn pid(&self) -> i32 {
+        self.state.init.as_ref().map_or(0, |init| init.pid)
+    }
+
     /// Init's pidfd.
     pub fn pidfd(&self) -> &OwnedFd {
         &self.pidfd
@@ -419,14 +424,18 @@ impl Container {
     /// # Errors
     /// Something could not be removed.
     pub fn remove(&self) -> Result<(), Error> {
-        self.dir.lock()?;
-        delete::remove(&self.root, &self.dir, &self.state, Some(&self.cgroup))
+        match self.dir.lock() {
+            // Somebody has deleted it by force meanwhile.
+            Err(Error::NotFound(_)) => return Ok(()),
+            locked => locked?,
+        }
+        delete::remove(&self.root, &self.dir, &self.state, self.cgroup.as_ref())
     }
 
     /// After a failure: kills what there is and removes the container, as if it had never been.
     pub fn abandon(&self) {
         end(&self.pidfd);
-        let removed = delete::remove(&self.root, &self.dir, &self.state, Some(&self.cgroup));
+        let removed = delete::remove(&self.root, &self.dir, &self.state, self.cgroup.as_ref());
         tidy("remove the container", removed);
     }
 }

@@ -31,6 +31,14 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         return Err(Error::Status { id, operation: "delete", status });
     }
     let cgroup = state.cgroup.as_ref().map(Cgroup::open).transpose()?;
+    if state.init.is_none() {
+        // Its runtime died before there was an init, perhaps because the cgroup was another's:
+        // whoever is in it is not ours to kill.
+        if let Some(Err(error)) = cgroup.as_ref().map(Cgroup::remove) {
+            log::warn!("{error}");
+        }
+        return remove(root, dir, &state, None);
+    }
     if let Some(init) = &state.init {
         if let (Status::Paused, Some(cgroup)) = (status, &cgroup) {
             cgroup.kill()?;

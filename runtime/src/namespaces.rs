@@ -172,7 +172,7 @@ impl Namespaces {
             }
             match given_path(namespace) {
                 None => new |= kind.flag,
-                Some(path) => joined.push(Join::open(kind, index, path)?),
+                Some(path) => joined.extend(Join::open(kind, index, path)?),
             }
         }
         let has = |flag| new & flag != 0;
@@ -353,14 +353,22 @@ impl Namespaces {
 }
 
 impl Join {
-    fn open(kind: Kind, index: usize, path: &Path) -> Result<Self, Error> {
+    /// None for the runtime's own namespace: there is nothing to join, and what is set in it would
+    /// be the host's.
+    fn open(kind: Kind, index: usize, path: &Path) -> Result<Option<Self>, Error> {
         let field = || format!("linux.namespaces[{index}].path");
         if !path.is_absolute() {
             return Err(Error::config(field(), format!("{} is not absolute", path.display())));
         }
         let namespace =
             open_namespace(path).step(|| format!("{}: open {}", field(), path.display()))?;
-        Ok(Self { kind, namespace, path: path.display().to_string() })
+        let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let step = || format!("{}: stat {}", field(), path.display());
+        let own = rustix::fs::stat(format!("/proc/self/ns/{}", kind.file)).step(step)?;
+        if id(own) == id(rustix::fs::fstat(&namespace).step(step)?) {
+            return Ok(None);
+        }
+        Ok(Some(Self { kind, namespace, path: path.display().to_string() }))
     }
 
     /// A user namespace: joins it and becomes its root.
@@ -487,7 +495,8 @@ mod tests {
         ))
         .unwrap();
         assert!(namespaces.makes(libc::CLONE_NEWNS) && namespaces.makes(libc::CLONE_NEWIPC));
-        assert!(namespaces.has(libc::CLONE_NEWNET) && !namespaces.makes(libc::CLONE_NEWNET));
+        // The runtime's own: what is set in it would be the host's.
+        assert!(!namespaces.has(libc::CLONE_NEWNET) && !namespaces.makes(libc::CLONE_NEWNET));
         assert!(!namespaces.has(libc::CLONE_NEWUSER));
     }
 

@@ -282,10 +282,14 @@ impl ContainerDir {
     /// Waits for the lock that create, start and delete hold while they work.
     ///
     /// # Errors
-    /// Those of flock(2).
+    /// Those of flock(2); [`Error::NotFound`] if the container has been deleted meanwhile.
     pub fn lock(&self) -> Result<(), Error> {
-        rustix::fs::flock(&self.dir, FlockOperation::LockExclusive)
-            .step(|| format!("lock container {}", self.id))
+        let step = || format!("lock container {}", self.id);
+        rustix::fs::flock(&self.dir, FlockOperation::LockExclusive).step(step)?;
+        match rustix::fs::fstat(&self.dir).step(step)?.st_nlink {
+            0 => Err(Error::NotFound(self.id.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Gives the lock back, also for the copies of the descriptor that a child has.

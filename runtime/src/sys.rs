@@ -375,6 +375,12 @@ pub fn block_signals() {
     unsafe { libc::sigprocmask(libc::SIG_BLOCK, &full_set(), ptr::null_mut()) };
 }
 
+/// Stops ignoring SIGCHLD, which a caller may have left so: children would vanish unseen.
+pub fn watch_children() {
+    // SAFETY: SIG_DFL needs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Unblocks every signal and gives each its default action: a container does not inherit what the
 /// caller ignores (a shell's background jobs SIGINT, Rust's start-up SIGPIPE).
 pub fn reset_signals() {

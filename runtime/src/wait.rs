@@ -41,7 +41,8 @@ pub fn wait(container: &Container, mut resized: impl FnMut()) -> Result<i32, Err
     }
 }
 
-/// Init's status if it has ended.
+/// Init's status if it has ended. Others that have come to us, a subreaper, are reaped, too: what
+/// is not would count against the container's pids limit.
 fn reap(container: &Container) -> Result<Option<i32>, Error> {
     let id = WaitId::PidFd(container.pidfd().as_fd());
     let step = || "wait for init".to_owned();
@@ -51,8 +52,22 @@ fn reap(container: &Container) -> Result<Option<i32>, Error> {
         container.confirm_ended()?;
         rustix::process::waitid(id, ended).step(step)?;
     }
+    if status.is_none() {
+        reap_others(container.pid());
+    }
     Ok(status.and_then(|status| {
         let signal = status.terminating_signal().map(|signal| 128 + signal);
         status.exit_status().or(signal)
     }))
+}
+
+fn reap_others(init: i32) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
+        // Init's end is looked at first, next time.
+        if pid.as_raw() == init || waitid(Id::Pid(pid), WaitPidFlag::WEXITED).is_err() {
+            return;
+        }
+    }
 }

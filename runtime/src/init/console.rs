@@ -82,7 +82,6 @@ fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), Errno> {
 }
 
 fn take(terminal: &OwnedFd) -> Result<(), Errno> {
-    rustix::process::setsid()?;
     rustix::process::ioctl_tiocsctty(terminal)?;
     rustix::stdio::dup2_stdin(terminal)?;
     rustix::stdio::dup2_stdout(terminal)?;

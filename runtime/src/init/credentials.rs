@@ -7,7 +7,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{Error, Failure, Step};
-use crate::plan::ProcessPlan;
+use crate::plan::{Capabilities, ProcessPlan};
 use crate::seccomp::Filter;
 use crate::sys;
 
@@ -25,30 +25,22 @@ pub fn join_keyring(id: &str) -> Result<(), Error> {
     }
 }
 
-/// Becomes the container's user with its capabilities and, last, its seccomp filter.
+/// Becomes the container's user with its capabilities and no_new_privs.
 ///
-/// Without no_new_privs a filter needs CAP_SYS_ADMIN, so that one is kept until it is installed:
-/// the filter must then allow capset(2) and execve(2), and no more, for us.
-pub fn become_user(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<(), Error> {
+/// Without no_new_privs a filter needs CAP_SYS_ADMIN, so with `filter` that one is kept for
+/// [`confine`].
+pub fn become_user(process: &ProcessPlan, filter: bool) -> Result<(), Error> {
     let capabilities = process.capabilities;
+    own_stdio(process.uid)?;
     drop_bounding(capabilities.bounding)?;
     // Afterwards the setuid below does not empty the permitted set.
     rustix::thread::set_keep_capabilities(true).step(|| "keep capabilities".to_owned())?;
     set_ids(process)?;
-    let filter_early = seccomp.filter(|_| !process.no_new_privileges);
-    let kept = match filter_early {
-        Some(_) => CapabilitySet::SYS_ADMIN,
-        None => CapabilitySet::empty(),
+    let kept = match filter && !process.no_new_privileges {
+        true => CapabilitySet::SYS_ADMIN,
+        false => CapabilitySet::empty(),
     };
-    let set = |extra: CapabilitySet| {
-        let sets = CapabilitySets {
-            effective: capabilities.effective | extra,
-            permitted: capabilities.permitted | extra,
-            inheritable: capabilities.inheritable,
-        };
-        rustix::thread::set_capabilities(None, sets).step(|| "set process.capabilities".to_owned())
-    };
-    set(kept)?;
+    set_capabilities(capabilities, kept)?;
     for capability in capabilities.ambient.iter() {
         rustix::thread::configure_capability_in_ambient_set(capability, true)
             .step(|| format!("set process.capabilities.ambient {capability:?}"))?;
@@ -56,14 +48,46 @@ pub fn become_user(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<()
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).step(|| "set no_new_privs".to_owned())?;
     }
-    if let Some(filter) = seccomp {
-        sys::seccomp_set_filter(filter.program(), filter.flags())
-            .step(|| "install the seccomp filter".to_owned())?;
+    Ok(())
+}
+
+/// Installs the seccomp filter: the very last step, so that it need not allow anything for us but
+/// execve(2), and capset(2) where there is no no_new_privs.
+pub fn confine(process: &ProcessPlan, filter: Option<&Filter>) -> Result<(), Error> {
+    let Some(filter) = filter else { return Ok(()) };
+    sys::seccomp_set_filter(filter.program(), filter.flags())
+        .step(|| "install the seccomp filter".to_owned())?;
+    match process.no_new_privileges {
+        true => Ok(()),
+        false => set_capabilities(process.capabilities, CapabilitySet::empty()),
     }
-    match filter_early {
-        Some(_) => set(CapabilitySet::empty()),
-        None => Ok(()),
+}
+
+fn set_capabilities(capabilities: Capabilities, kept: CapabilitySet) -> Result<(), Error> {
+    let sets = CapabilitySets {
+        effective: capabilities.effective | kept,
+        permitted: capabilities.permitted | kept,
+        inheritable: capabilities.inheritable,
+    };
+    rustix::thread::set_capabilities(None, sets).step(|| "set process.capabilities".to_owned())
+}
+
+/// Gives stdin, stdout and stderr to the user, who could not open /dev/stdout otherwise. Not the
+/// null device, which is everybody's; what cannot be given away (a read-only filesystem, an id
+/// without a name in the user namespace) stays as it is.
+fn own_stdio(uid: u32) -> Result<(), Error> {
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for file in stdio {
+        let Ok(stat) = rustix::fs::fstat(file) else { continue };
+        if stat.st_uid == uid || stat.st_rdev == rustix::fs::makedev(1, 3) {
+            continue;
+        }
+        match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), None) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::OVERFLOW) => {}
+            Err(errno) => return Err(errno).step(|| format!("give stdio to uid {uid}")),
+        }
     }
+    Ok(())
 }
 
 fn drop_bounding(keep: CapabilitySet) -> Result<(), Error> {

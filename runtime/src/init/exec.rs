@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::credentials;
 use crate::channel::{Channel, ToRuntime};
 use crate::engine::{Engine, Workload};
 use crate::error::{Error, Failure, Step};
@@ -25,25 +26,12 @@ pub fn make_cwd(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), Error> {
 
 /// Enters the working directory. Never through a magic link: `/proc/self/fd/N` could be a
 /// directory of the host that the caller left open (CVE-2024-21626).
-///
-/// Called before and after the change of user, because either may lack the permission: an error
-/// counts only if the first attempt has failed too.
 pub fn enter_cwd(process: &ProcessPlan) -> Result<(), Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_MAGICLINKS;
-    let cwd = rustix::fs::openat2(rustix::fs::CWD, &process.cwd, flags, Mode::empty(), resolve);
-    match cwd.and_then(rustix::process::fchdir) {
-        Err(Errno::ACCESS) if at_cwd(process) => Ok(()),
-        Err(Errno::ACCESS) if rustix::process::getuid().is_root() => Ok(()),
-        entered => entered.step(|| cwd_step(process)),
-    }
-}
-
-fn at_cwd(process: &ProcessPlan) -> bool {
-    let current = rustix::process::getcwd(Vec::new());
-    current.is_ok_and(|current| {
-        Path::new(std::ffi::OsStr::from_bytes(current.as_bytes())) == process.cwd
-    })
+    rustix::fs::openat2(rustix::fs::CWD, &process.cwd, flags, Mode::empty(), resolve)
+        .and_then(rustix::process::fchdir)
+        .step(|| cwd_step(process))
 }
 
 fn cwd_step(process: &ProcessPlan) -> String {
@@ -61,7 +49,8 @@ pub fn check_executable(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), 
 }
 
 /// Executes the workload; returns only if it cannot.
-pub fn execute(process: &ProcessPlan) -> Result<i32, Error> {
+pub fn execute(plan: &Plan) -> Result<i32, Error> {
+    let process = &plan.process;
     let (args, env) = process.c_strings()?;
     sys::reset_signals();
     let program = candidates(process, |path| {
@@ -70,6 +59,7 @@ pub fn execute(process: &ProcessPlan) -> Result<i32, Error> {
     })?;
     let path = CString::new(program.as_os_str().as_bytes())
         .map_err(|_| Error::config("process.args[0]", "has a NUL byte"))?;
+    credentials::confine(process, plan.seccomp.as_ref())?;
     let Err(errno) = sys::execve(&path, &args, &env);
     Err(exec_failure(process, errno))
 }
@@ -155,6 +145,10 @@ pub fn run_engine(
     let engine = Box::leak(engine);
     sys::close_range(3_u32.saturating_add(preserve_fds), CloseRange::Close)
         .step(|| "close descriptors".to_owned())?;
+    if let Err(error) = credentials::confine(process, plan.seccomp.as_ref()) {
+        eprintln!("kiln: {error}");
+        return Ok(1);
+    }
     Ok(engine.run(&workload).unwrap_or_else(|error| {
         eprintln!("kiln: {name}: {error}");
         1

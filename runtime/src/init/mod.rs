@@ -90,6 +90,8 @@ fn build(init: &mut Init) -> Result<(), Error> {
     let runtime_gone = || "wait for the runtime".to_owned();
 
     plan.namespaces.enter(|| channel.expect(ToInit::Mapped).step(runtime_gone))?;
+    // A change of uid, to a user namespace's root, has cleared the signal (prctl(2)).
+    end_with_runtime()?;
     hostname::set(plan)?;
 
     let old_root = rootfs::attach(plan, &init.tree)?;
@@ -165,7 +167,7 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     if let Some(hooks) = plan.hooks.start_container() {
         kiln_hooks::run(Stage::StartContainer, Some(hooks), &state.hook_input(Status::Created))?;
     }
-    exec::enter_cwd(&plan.process)?;
+    let entered = exec::enter_cwd(&plan.process);
     set_home(&mut plan.process);
     if let Some(persona) = plan.process.personality {
         sys::personality(persona).step(|| "set linux.personality".to_owned())?;
@@ -174,12 +176,14 @@ fn start(init: &mut Init) -> Result<i32, Error> {
         limits::set(&plan.process)?;
     }
     plan.process.scheduling.apply()?;
-    // From here on this process is the container's user, with its capabilities only.
-    credentials::become_user(&plan.process, plan.seccomp.as_ref())?;
-    exec::enter_cwd(&plan.process)?;
+    // From here on this process is the container's user, with its capabilities only (and what it
+    // takes to install the seccomp filter, which comes last).
+    credentials::become_user(&plan.process, plan.seccomp.is_some())?;
+    // Either may lack the permission: root in a directory of NFS, the user in one of root's.
+    exec::enter_cwd(&plan.process).or(entered)?;
     exec::close_descriptors(init.preserve_fds)?;
     match init.engine.take() {
-        None => exec::execute(&init.plan.process),
+        None => exec::execute(&init.plan),
         Some(engine) => exec::run_engine(engine, &init.plan, &init.channel, init.preserve_fds),
     }
 }
@@ -197,10 +201,18 @@ fn set_home(process: &mut ProcessPlan) {
 /// joined user namespace could reach the host through /proc/PID/root (CVE-2016-9962).
 fn die_with_runtime() -> Result<(), Error> {
     let step = || "prepare init".to_owned();
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step(step)?;
+    end_with_runtime()?;
+    // A session of its own: the caller's terminal and process group are no business of the
+    // container's; kill(0, ...) reaches a whole group, whatever pid namespace it comes from.
+    rustix::process::setsid().step(step)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
     rustix::process::umask(rustix::fs::Mode::empty());
     Ok(())
+}
+
+fn end_with_runtime() -> Result<(), Error> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step(|| "prepare init".to_owned())
 }
 
 /// The hooks between the rootfs and pivot_root(2): those of the runtime's namespaces by the

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
@@ -116,7 +116,7 @@ fn new(
     };
     refuse_proc(mount, &target)?;
     if data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE)) {
-        return old_api(mount, &target, fstype, data);
+        return old_api(mount, root, &target, fstype, data);
     }
     let filesystem = Filesystem { fstype, source: &mount.source_name, data, flags };
     let attr = mount.attr.set | mount.recursive_attr.set;
@@ -246,6 +246,7 @@ fn messages(context: &OwnedFd) -> String {
 /// reached through its descriptor in the host's /proc, which is still there.
 fn old_api(
     mount: &MountPlan,
+    root: &Rooted<'_>,
     target: &OwnedFd,
     fstype: &str,
     data: &[(String, Option<String>)],
@@ -262,9 +263,17 @@ fn old_api(
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount(mount.source_name.as_str(), &target_path, fstype, flags, data.as_c_str())
         .step(|| name(mount))?;
-    // `target` still refers to the directory below the new mount.
-    let mode = Mode::empty();
-    let mounted = rustix::fs::open(&target_path, OFlags::PATH | OFlags::CLOEXEC, mode)
-        .step(|| name(mount))?;
+    // `target`, and a link to it, still lead to the directory below the new mount.
+    let mounted = root.open(&mount.destination, OFlags::PATH).step(|| name(mount))?;
+    if mount_id(&mounted).step(|| name(mount))? == mount_id(target).step(|| name(mount))? {
+        return Err(Failure::because(name(mount), "it cannot be found where it was made").into());
+    }
     set_attributes(mount, &mounted)
+}
+
+/// Tells mounts apart: statx(2), Linux 5.8.
+fn mount_id(file: &OwnedFd) -> Result<u64, Errno> {
+    let flags = rustix::fs::AtFlags::EMPTY_PATH;
+    let stat = rustix::fs::statx(file, "", flags, rustix::fs::StatxFlags::MNT_ID)?;
+    Ok(stat.stx_mnt_id)
 }
