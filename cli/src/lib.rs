@@ -34,6 +34,7 @@ use crate::global::{Global, NewContainer};
 #[derive(Debug, Parser)]
 #[command(name = "kiln", disable_version_flag = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -43,18 +44,31 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(args_override_self = true)]
     Aot(aot::Aot),
+    #[command(args_override_self = true)]
     Create(create::Create),
+    #[command(args_override_self = true)]
     Delete(delete::Delete),
+    #[command(args_override_self = true)]
     Features(features::Features),
+    #[command(args_override_self = true)]
     Kill(kill::Kill),
+    #[command(args_override_self = true)]
     List(list::List),
+    #[command(args_override_self = true)]
     Pause(pause::Pause),
+    #[command(args_override_self = true)]
     Ps(ps::Ps),
+    #[command(args_override_self = true)]
     Resume(pause::Resume),
+    #[command(args_override_self = true)]
     Run(run::Run),
+    #[command(args_override_self = true)]
     Spec(spec::Spec),
+    #[command(args_override_self = true)]
     Start(start::Start),
+    #[command(args_override_self = true)]
     State(state::State),
 }
 
@@ -122,23 +136,55 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
     }
 }
 
-/// `--version` before any subcommand, as runc has it.
+/// `--version` anywhere before the subcommand, as runc has it.
 fn asks_for_version(args: &[OsString]) -> bool {
-    args.get(1).is_some_and(|arg| arg == "--version" || arg == "-v")
+    let words = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let mut before = words.take_while(|word| !Command::has_subcommand(word));
+    before.any(|word| matches!(word, "--version" | "-v"))
 }
 
 /// runc's flag parser takes `-bundle` for `--bundle`; containerd's shim relies on it
 /// (`-no-subreaper`). Up to a `--`, a word of several letters behind one dash gets its second.
 fn go_flags(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut literal = false;
-    args.map(|arg| {
+    args.filter_map(|arg| {
         literal |= arg == "--";
-        match arg.to_str().and_then(|text| text.strip_prefix('-')) {
-            Some(name) if !literal && is_long(name) => OsString::from(format!("--{name}")),
-            _ => arg,
-        }
+        let Some(text) = arg.to_str().filter(|_| !literal) else { return Some(arg) };
+        let arg = match text.strip_prefix('-') {
+            Some(name) if is_long(name) => format!("--{name}"),
+            _ => text.to_owned(),
+        };
+        switch(arg).map(OsString::from)
     })
     .collect()
+}
+
+/// A switch may have a value: `--debug=true` is `--debug`, `--debug=false` is nothing.
+fn switch(arg: String) -> Option<String> {
+    const SWITCHES: [&str; 14] = [
+        "--all",
+        "--debug",
+        "--detach",
+        "--force",
+        "--keep",
+        "--no-new-keyring",
+        "--no-pivot",
+        "--no-subreaper",
+        "--quiet",
+        "--systemd-cgroup",
+        "-a",
+        "-d",
+        "-f",
+        "-q",
+    ];
+    match arg.split_once('=') {
+        Some((name, value)) if SWITCHES.contains(&name) => match value {
+            "true" | "True" | "TRUE" | "t" | "T" | "1" => Some(name.to_owned()),
+            "false" | "False" | "FALSE" | "f" | "F" | "0" => None,
+            _ => Some(arg),
+        },
+        _ => Some(arg),
+    }
 }
 
 fn is_long(name: &str) -> bool {
@@ -155,6 +201,38 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn switches_may_have_values() {
+        let args = ["kiln", "--debug=true", "create", "--no-pivot=false", "-f=1", "--log=x"];
+        let parsed = go_flags(args.into_iter().map(OsString::from));
+        assert_eq!(parsed, ["kiln", "--debug", "create", "-f", "--log=x"].map(OsString::from));
+    }
+
+    #[test]
+    fn the_version_is_asked_for_before_the_subcommand() {
+        let asks =
+            |args: &[&str]| asks_for_version(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(asks(&["kiln", "-v"]) && asks(&["kiln", "--root", "/r", "--version"]));
+        assert!(!asks(&["kiln", "run", "-v"]) && !asks(&["kiln", "state", "--version"]));
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_flag_wins() {
+        let args = [
+            "kiln",
+            "--debug",
+            "--debug",
+            "--root=a",
+            "--root=b",
+            "create",
+            "--bundle=a",
+            "--bundle=b",
+            "c",
+        ];
+        let cli = Cli::try_parse_from(args).unwrap();
+        assert_eq!(cli.global.root(), std::path::Path::new("b"));
     }
 
     #[test]

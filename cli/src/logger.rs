@@ -35,11 +35,25 @@ pub fn init(global: &Global) -> Result<()> {
 
 /// The one place where an error is printed: to the log, and to stderr for whoever looks there.
 pub fn report(error: &anyhow::Error) {
-    let message = format!("{error:#}");
+    let message = message(error);
     if let Some(logger) = LOGGER.get().filter(|logger| logger.file.is_some()) {
         logger.write(Level::Error, &message);
     }
     eprintln!("kiln: {message}");
+}
+
+/// The chain of causes, outermost first. Some errors say their cause themselves: not twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if message.is_empty() {
+            message = text;
+        } else if !message.ends_with(&text) {
+            message = format!("{message}: {text}");
+        }
+    }
+    message
 }
 
 #[derive(Serialize)]
@@ -85,4 +99,16 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = || anyhow::anyhow!("no such file");
+        assert_eq!(message(&inner().context("open x")), "open x: no such file");
+        assert_eq!(message(&inner().context("open x: no such file")), "open x: no such file");
+    }
 }

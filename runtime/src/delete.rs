@@ -13,7 +13,11 @@ use crate::state::{ContainerDir, State, StateRoot, Status};
 /// The container is not stopped, or something cannot be removed; then it can be tried again.
 pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), Error> {
     // A `create` that is at work is waited for.
-    dir.lock()?;
+    match dir.lock() {
+        // Another `delete` was faster.
+        Err(Error::NotFound(_)) if force => return Ok(()),
+        locked => locked?,
+    }
     let state = match dir.read() {
         Ok(Some(state)) => state,
         // Nothing was made yet when its runtime died.

@@ -1,6 +1,7 @@
 //! The checked plan of a container: what [`crate::bundle`] has read, in a form that holds only
 //! what can be done. Everything wrong with a config is found here, before anything is created.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -205,7 +206,7 @@ impl ProcessPlan {
         }
         let plan = Self {
             args,
-            env: process.env().clone().unwrap_or_default(),
+            env: last_of_each(process.env().clone().unwrap_or_default()),
             cwd,
             terminal: process.terminal().unwrap_or(false),
             console_size: process.console_size().map(|size| {
@@ -256,6 +257,15 @@ impl ProcessPlan {
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
     }
+}
+
+/// Of variables with one name the last, as runc has it: getenv(3) would find the first.
+fn last_of_each(mut env: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    env.reverse();
+    env.retain(|entry| seen.insert(entry.split('=').next().unwrap_or_default().to_owned()));
+    env.reverse();
+    env
 }
 
 /// ociVersion: SemVer; kiln implements 1.x.
@@ -375,7 +385,7 @@ fn capabilities(config: &oci_spec::runtime::LinuxCapabilities) -> Capabilities {
     let (permitted, inheritable) = (set(config.permitted()), set(config.inheritable()));
     if !(permitted & inheritable).contains(ambient) {
         // capabilities(7): an ambient capability must be permitted and inheritable.
-        log::warn!("process.capabilities.ambient: left out what is not permitted and inheritable");
+        log::debug!("process.capabilities.ambient: left out what is not permitted and inheritable");
     }
     Capabilities {
         bounding: set(config.bounding()),

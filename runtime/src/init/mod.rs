@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Step};
 use crate::passwd;
 use crate::plan::{Plan, ProcessPlan};
+use crate::process::Process;
 use crate::rooted::Rooted;
 use crate::state::{State, Status};
 use crate::sys;
@@ -86,6 +87,9 @@ pub fn main(mut init: Init) -> ! {
 /// Up to the status `created`: everything that needs no `start`.
 fn build(init: &mut Init) -> Result<(), Error> {
     die_with_runtime()?;
+    // Hooks in the container's namespaces get the pid that is init's there.
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    init.state.init = Some(Process { pid, start_ticks: 0 });
     let Init { plan, channel, state, .. } = init;
     let runtime_gone = || "wait for the runtime".to_owned();
 
@@ -146,6 +150,9 @@ fn wait_for_start(init: &mut Init) -> Result<(), Error> {
     match init.listener.take() {
         None => init.channel.expect(ToInit::Start).step(runtime_gone),
         Some(listener) => {
+            // The first process of a pid namespace is immune to what has no handler; a container
+            // that is stopped before it was started ends like any other.
+            sys::die_on_signals();
             init.channel.expect(ToInit::Created).step(runtime_gone)?;
             let step = || "wait for start".to_owned();
             let flags = rustix::net::SocketFlags::CLOEXEC;
@@ -190,7 +197,8 @@ fn start(init: &mut Init) -> Result<i32, Error> {
 
 /// HOME from the container's /etc/passwd, else `/`, where the config has none: as runc and crun do.
 fn set_home(process: &mut ProcessPlan) {
-    if process.variable("HOME").is_none() {
+    if process.variable("HOME").is_none_or(str::is_empty) {
+        process.env.retain(|entry| entry != "HOME=");
         let home = passwd::home(process.uid).filter(|home| !home.contains('\0'));
         process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
     }

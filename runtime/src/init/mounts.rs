@@ -77,6 +77,12 @@ fn bind(mount: &MountPlan, root: &Rooted<'_>, tree: &OwnedFd) -> Result<(), Erro
         false => root.make_file(&mount.destination),
     };
     let target = target.step(|| name(mount))?;
+    let target_stat = rustix::fs::fstat(&target).step(|| name(mount))?;
+    if FileType::from_raw_mode(target_stat.st_mode).is_dir() != is_dir {
+        let hint = "a file cannot be mounted on a directory, nor a directory on a file";
+        let failure = Failure::new(name(mount), Errno::NOTDIR);
+        return Err(Failure { hint: Some(hint.to_owned()), ..failure }.into());
+    }
     refuse_proc(mount, &target)?;
     set_attributes(mount, tree)?;
     attach(tree, &target).step(|| name(mount))
