@@ -207,7 +207,12 @@ impl StateRoot {
         }
         let container = self.find(id)?;
         container.lock()?;
-        Ok(container)
+        // Between the two calls above another may have deleted the directory, and a third made it
+        // anew: whoever has the lock first writes the state, and the container is theirs.
+        match rustix::fs::statat(&container.dir, STATE_FILE, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(container),
+            _ => Err(Error::Exists(id.to_string())),
+        }
     }
 
     /// Opens the directory of an existing container.
