@@ -177,6 +177,17 @@ pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
     }
 }
 
+/// `create` and `run` of this bundle must fail, with all of `parts` in the error, and leave
+/// nothing.
+#[track_caller]
+pub fn refused(bundle: Bundle, parts: &[&str]) {
+    let c = bundle.container();
+    c.create().fails(parts);
+    c.assert_nothing_left();
+    c.run().fails(parts);
+    c.assert_nothing_left();
+}
+
 /// An id that no other container on the machine has, and that is part of none.
 pub fn fresh_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

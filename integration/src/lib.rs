@@ -35,6 +35,6 @@ pub mod skip;
 pub use binary::Runtime;
 pub use bundle::Bundle;
 pub use command::{Cli, Outcome};
-pub use container::{Container, eventually, fresh_id};
+pub use container::{Container, eventually, fresh_id, refused};
 pub use reaper::reap;
 pub use serde_json::{Value, json};

@@ -5,18 +5,7 @@
 
 use std::fs;
 
-use kiln_integration::{Bundle, Runtime, binary, json, kiln_only, skip};
-
-/// `create` and `run` of this bundle must fail, with all of `parts` in the
-/// error, and leave nothing.
-#[track_caller]
-fn refused(bundle: Bundle, parts: &[&str]) {
-    let c = bundle.container();
-    c.create().fails(parts);
-    c.assert_nothing_left();
-    c.run().fails(parts);
-    c.assert_nothing_left();
-}
+use kiln_integration::{Bundle, Runtime, binary, json, kiln_only, refused, skip};
 
 #[test]
 fn ids_that_are_refused() {

@@ -5,20 +5,10 @@
 
 use std::fs;
 
-use kiln_integration::{Bundle, binary, examples, needs_wasm, skip};
+use kiln_integration::{Bundle, binary, examples, needs_wasm, refused, skip};
 
 fn hello() -> Vec<u8> {
     fs::read(examples::find("hello.wasm").unwrap()).unwrap()
-}
-
-/// `create` must fail, with all of `parts` in the error, and leave nothing.
-#[track_caller]
-fn refused(bundle: Bundle, parts: &[&str]) {
-    let c = bundle.container();
-    c.create().fails(parts);
-    c.assert_nothing_left();
-    c.run().fails(parts);
-    c.assert_nothing_left();
 }
 
 #[test]

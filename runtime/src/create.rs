@@ -22,7 +22,7 @@ use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
 use crate::init::{self, Init};
 use crate::mounts;
-use crate::plan::Plan;
+use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::process::Process;
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
@@ -220,9 +220,7 @@ fn build(
 /// Whether the runtime has something to do between init's last step and the workload: hooks, or
 /// limits that a process in a user namespace may not set itself.
 fn needs_attention(plan: &Plan) -> bool {
-    let hooks = [Stage::Prestart, Stage::CreateRuntime];
-    plan.namespaces.has(libc::CLONE_NEWUSER)
-        || hooks.iter().any(|stage| stage.of(&plan.hooks).is_some_and(|hooks| !hooks.is_empty()))
+    plan.namespaces.has(libc::CLONE_NEWUSER) || plan.has_runtime_hooks()
 }
 
 /// A terminal and a console socket go together, as for runc.
@@ -304,7 +302,7 @@ fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Res
         match channel.receive().step(|| "listen to the container's init".to_owned())? {
             Some(ToRuntime::HooksPlease) => {
                 let input = state.hook_input(Status::Creating);
-                for stage in [Stage::Prestart, Stage::CreateRuntime] {
+                for stage in RUNTIME_HOOKS {
                     kiln_hooks::run(stage, stage.of(&plan.hooks), &input)?;
                 }
                 tell(channel, ToInit::HooksDone)?;

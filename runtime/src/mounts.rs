@@ -293,6 +293,20 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
         .step(|| format!("bind {}", path.display()))
 }
 
+/// The same of what `file` refers to.
+///
+/// # Errors
+/// Those of open_tree(2).
+pub fn clone_open(file: &OwnedFd, recursive: bool) -> Result<OwnedFd, rustix::io::Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(file, "", flags)
+}
+
 /// A detached copy of the rootfs with all mounts below it, for init to attach. Made by the runtime
 /// because init, in a user namespace, may not be able to reach it.
 ///
@@ -300,11 +314,7 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
 /// Those of open_tree(2) and mount_setattr(2).
 pub fn clone_rootfs(plan: &Plan) -> Result<OwnedFd, Error> {
     let step = || format!("root.path: bind {}", plan.rootfs_path.display());
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(&plan.rootfs, "", flags).step(step)?;
+    let tree = clone_open(&plan.rootfs, true).step(step)?;
     // What is mounted inside must not appear below the host's rootfs.
     let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
     sys::mount_setattr(tree.as_fd(), slave, true, None).step(step)?;

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use kiln_hooks::Stage;
 use oci_spec::runtime::{
     Hooks, Linux, LinuxPersonalityDomain, LinuxResources, PosixRlimitType, Process, Spec,
 };
@@ -181,6 +182,17 @@ impl Plan {
             process,
             seccomp,
         })
+    }
+}
+
+/// The hooks that the runtime runs while init waits, in their order.
+pub const RUNTIME_HOOKS: [Stage; 2] = [Stage::Prestart, Stage::CreateRuntime];
+
+impl Plan {
+    /// Whether there are any of [`RUNTIME_HOOKS`]: runtime and init must agree on it.
+    pub fn has_runtime_hooks(&self) -> bool {
+        let any = |stage: &Stage| stage.of(&self.hooks).is_some_and(|hooks| !hooks.is_empty());
+        RUNTIME_HOOKS.iter().any(any)
     }
 }
 

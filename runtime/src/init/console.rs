@@ -7,13 +7,13 @@ use std::path::Path;
 
 use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use super::mounts::attach;
 use crate::error::{Error, Failure, Step};
+use crate::mounts::clone_open;
 use crate::plan::Plan;
 use crate::rooted::Rooted;
 
@@ -60,10 +60,7 @@ pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(
 
 fn mount_console(root: &Rooted<'_>, terminal: &OwnedFd) -> Result<(), Error> {
     let step = || "mount the terminal on /dev/console".to_owned();
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = rustix::mount::open_tree(terminal, "", flags).step(step)?;
+    let tree = clone_open(terminal, false).step(step)?;
     let path = Path::new("/dev/console");
     root.make_file(path).step(step)?;
     // Not through a symlink that the image has there.

@@ -226,8 +226,7 @@ fn end_with_runtime() -> Result<(), Error> {
 /// The hooks between the rootfs and pivot_root(2): those of the runtime's namespaces by the
 /// runtime, then those of the container's here.
 fn run_create_hooks(plan: &Plan, channel: &Channel, state: &State) -> Result<(), Error> {
-    let runtime_hooks = [Stage::Prestart, Stage::CreateRuntime];
-    if runtime_hooks.iter().any(|stage| stage.of(&plan.hooks).is_some_and(|h| !h.is_empty())) {
+    if plan.has_runtime_hooks() {
         let step = || "wait for the runtime's hooks".to_owned();
         channel.send(&ToRuntime::HooksPlease).step(step)?;
         channel.expect(ToInit::HooksDone).step(step)?;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
 
 use super::mounts::{Filesystem, attach};
 use crate::error::{Error, Failure, Step};
+use crate::mounts::clone_open;
 use crate::plan::Plan;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
@@ -24,10 +24,7 @@ pub fn host_null() -> Result<OwnedFd, Error> {
     if !is_null {
         return Err(Failure::because(step(), "it is not the null device").into());
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(&null, "", flags).step(step)
+    clone_open(&null, false).step(step)
 }
 
 /// Makes each path, with all below it, read-only. One that is not there needs nothing.
@@ -37,11 +34,7 @@ pub fn make_readonly(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
         let Some(target) = existing(root, path).step(step)? else {
             continue;
         };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH
-            | OpenTreeFlags::AT_RECURSIVE;
-        let tree = rustix::mount::open_tree(&target, "", flags).step(step)?;
+        let tree = clone_open(&target, true).step(step)?;
         let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), attr, true, None).step(step)?;
         attach(&tree, &target).step(step)?;
@@ -91,12 +84,7 @@ fn next(
 ) -> Result<OwnedFd, Error> {
     let step = || "copy a mask".to_owned();
     match mounted {
-        Some(first) => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_EMPTY_PATH;
-            rustix::mount::open_tree(&*first, "", flags).step(step)
-        }
+        Some(first) => clone_open(first, false).step(step),
         None => {
             let first = make()?;
             *mounted = Some(first.try_clone().step(step)?);
