@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::credentials;
-use crate::channel::{Channel, ToRuntime};
+use super::{Launch, credentials};
+use crate::channel::ToRuntime;
 use crate::engine::{Engine, Workload};
 use crate::error::{Error, Failure, Step};
-use crate::plan::{Plan, ProcessPlan};
+use crate::plan::ProcessPlan;
 use crate::rooted::Rooted;
+use crate::seccomp::Filter;
 use crate::sys::{self, CloseRange};
 
 /// Makes the working directory where the image has none, as runc does.
@@ -49,8 +50,7 @@ pub fn check_executable(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), 
 }
 
 /// Executes the workload; returns only if it cannot.
-pub fn execute(plan: &Plan) -> Result<i32, Error> {
-    let process = &plan.process;
+pub fn execute(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<i32, Error> {
     let (args, env) = process.c_strings()?;
     sys::reset_signals();
     let program = candidates(process, |path| {
@@ -59,7 +59,7 @@ pub fn execute(plan: &Plan) -> Result<i32, Error> {
     })?;
     let path = CString::new(program.as_os_str().as_bytes())
         .map_err(|_| Error::config("process.args[0]", "has a NUL byte"))?;
-    credentials::confine(process, plan.seccomp.as_ref())?;
+    credentials::confine(process, seccomp)?;
     let Err(errno) = sys::execve(&path, &args, &env);
     Err(exec_failure(process, errno))
 }
@@ -123,29 +123,23 @@ pub fn close_descriptors(preserve: u32) -> Result<(), Error> {
 
 /// Hands the process to the engine; returns the guest's exit status. The guest runs in this very
 /// process, so what execve(2) would have closed is closed here: all descriptors of the host's.
-pub fn run_engine(
-    engine: Box<dyn Engine>,
-    plan: &Plan,
-    channel: &Channel,
-    preserve_fds: u32,
-) -> Result<i32, Error> {
-    let process = &plan.process;
+pub fn run_engine(engine: Box<dyn Engine>, launch: &Launch<'_>) -> Result<i32, Error> {
+    let process = &*launch.process;
     sys::reset_signals();
     sys::die_on_signals();
     let name = engine.name();
-    let mounts = plan.mounts.iter().map(|mount| mount.destination.as_path());
     let workload = Workload {
         args: &process.args,
         env: &process.env,
         cwd: &process.cwd,
-        mounts: mounts.collect(),
+        mounts: launch.mounts.clone(),
     };
-    channel.send(&ToRuntime::Started).step(|| "tell the runtime".to_owned())?;
+    launch.channel.send(&ToRuntime::Started).step(|| "tell the runtime".to_owned())?;
     // Nobody uses or drops the objects that own them any more: init ends when the guest does.
     let engine = Box::leak(engine);
-    sys::close_range(3_u32.saturating_add(preserve_fds), CloseRange::Close)
+    sys::close_range(3_u32.saturating_add(launch.preserve_fds), CloseRange::Close)
         .step(|| "close descriptors".to_owned())?;
-    if let Err(error) = credentials::confine(process, plan.seccomp.as_ref()) {
+    if let Err(error) = credentials::confine(process, launch.seccomp) {
         eprintln!("kiln: {error}");
         return Ok(1);
     }

@@ -11,6 +11,7 @@ mod credentials;
 mod devices;
 mod exec;
 mod hostname;
+mod launch;
 mod limits;
 mod mounts;
 mod paths;
@@ -20,14 +21,15 @@ mod sysctl;
 
 use std::os::fd::OwnedFd;
 
+pub use launch::Launch;
+
 use kiln_hooks::Stage;
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::channel::{Channel, ToInit, ToRuntime};
 use crate::engine::Engine;
 use crate::error::{Error, Step};
-use crate::passwd;
-use crate::plan::{Plan, ProcessPlan};
+use crate::plan::Plan;
 use crate::process::Process;
 use crate::rooted::Rooted;
 use crate::state::{State, Status};
@@ -174,34 +176,16 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     if let Some(hooks) = plan.hooks.start_container() {
         kiln_hooks::run(Stage::StartContainer, Some(hooks), &state.hook_input(Status::Created))?;
     }
-    let entered = exec::enter_cwd(&plan.process);
-    set_home(&mut plan.process);
-    if let Some(persona) = plan.process.personality {
-        sys::personality(persona).step(|| "set linux.personality".to_owned())?;
-    }
-    if !init.wait_before_start {
-        limits::set(&plan.process)?;
-    }
-    plan.process.scheduling.apply()?;
-    // From here on this process is the container's user, with its capabilities only (and what it
-    // takes to install the seccomp filter, which comes last).
-    credentials::become_user(&plan.process, plan.seccomp.is_some())?;
-    // Either may lack the permission: root in a directory of NFS, the user in one of root's.
-    exec::enter_cwd(&plan.process).or(entered)?;
-    exec::close_descriptors(init.preserve_fds)?;
-    match init.engine.take() {
-        None => exec::execute(&init.plan),
-        Some(engine) => exec::run_engine(engine, &init.plan, &init.channel, init.preserve_fds),
-    }
-}
-
-/// HOME from the container's /etc/passwd, else `/`, where the config has none: as runc and crun do.
-fn set_home(process: &mut ProcessPlan) {
-    if process.variable("HOME").is_none_or(str::is_empty) {
-        process.env.retain(|entry| entry != "HOME=");
-        let home = passwd::home(process.uid).filter(|home| !home.contains('\0'));
-        process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
-    }
+    let launch = Launch {
+        mounts: plan.mounts.iter().map(|mount| mount.destination.as_path()).collect(),
+        process: &mut plan.process,
+        seccomp: plan.seccomp.as_ref(),
+        channel: &init.channel,
+        engine: init.engine.take(),
+        preserve_fds: init.preserve_fds,
+        limits: !init.wait_before_start,
+    };
+    launch.run()
 }
 
 /// Until it is complete init must not outlive the runtime, or nobody would know of it. It must

@@ -1,0 +1,70 @@
+//! From a process in its container to the user's program: what init and an exec'd process
+//! ([`crate::exec`]) do alike, once they are where the program is to run.
+
+use std::path::Path;
+
+use super::{credentials, exec, limits};
+use crate::channel::Channel;
+use crate::engine::Engine;
+use crate::error::{Error, Step};
+use crate::passwd;
+use crate::plan::ProcessPlan;
+use crate::seccomp::Filter;
+use crate::sys;
+
+/// The program and all that is decided about its process.
+pub struct Launch<'a> {
+    /// What to run, as whom.
+    pub process: &'a mut ProcessPlan,
+    /// linux.seccomp.
+    pub seccomp: Option<&'a Filter>,
+    /// The destinations of the spec's mounts, for the engine.
+    pub mounts: Vec<&'a Path>,
+    /// To the runtime, which learns from it how the launch went.
+    pub channel: &'a Channel,
+    /// Runs the program instead of execve(2).
+    pub engine: Option<Box<dyn Engine>>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+    /// Whether process.rlimits are still to be set; else the runtime has.
+    pub limits: bool,
+}
+
+impl Launch<'_> {
+    /// Gives up everything that the program must not have and runs it; returns the engine's exit
+    /// status, execve(2) does not return.
+    ///
+    /// # Errors
+    /// The first step that failed.
+    pub fn run(mut self) -> Result<i32, Error> {
+        let process = &mut *self.process;
+        let entered = exec::enter_cwd(process);
+        set_home(process);
+        if let Some(persona) = process.personality {
+            sys::personality(persona).step(|| "set linux.personality".to_owned())?;
+        }
+        if self.limits {
+            limits::set(process)?;
+        }
+        process.scheduling.apply()?;
+        // From here on this process is the container's user, with its capabilities only (and what
+        // it takes to install the seccomp filter, which comes last).
+        credentials::become_user(process, self.seccomp.is_some())?;
+        // Either may lack the permission: root in a directory of NFS, the user in one of root's.
+        exec::enter_cwd(process).or(entered)?;
+        exec::close_descriptors(self.preserve_fds)?;
+        match self.engine.take() {
+            None => exec::execute(process, self.seccomp),
+            Some(engine) => exec::run_engine(engine, &self),
+        }
+    }
+}
+
+/// HOME from the container's /etc/passwd, else `/`, where the config has none: as runc and crun do.
+fn set_home(process: &mut ProcessPlan) {
+    if process.variable("HOME").is_none_or(str::is_empty) {
+        process.env.retain(|entry| entry != "HOME=");
+        let home = passwd::home(process.uid).filter(|home| !home.contains('\0'));
+        process.env.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+    }
+}
