@@ -12,14 +12,23 @@ pub struct Features {}
 
 impl Features {
     pub fn execute(self) -> Result<ExitCode> {
-        let options = kiln_runtime::mounts::option_names();
-        let features = kiln_runtime::features::features(&options, &[HANDLER, TRUSTED_AOT, VARIANT]);
-        println!("{}", serde_json::to_string_pretty(&features)?);
+        println!("{}", serde_json::to_string_pretty(&features())?);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// What `--version` prints.
+fn features() -> kiln_runtime::features::Features {
+    let options = kiln_runtime::mounts::option_names();
+    kiln_runtime::features::features(&options, &[HANDLER, TRUSTED_AOT, VARIANT])
+}
+
+/// What `--version` prints: runc's lines, as far as they say something of kiln, and crun's last one.
 pub fn version() -> String {
-    format!("kiln version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), oci_spec::runtime::VERSION)
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("kiln version {version}\nspec: {}\n", oci_spec::runtime::VERSION);
+    if let Some(version) = kiln_runtime::seccomp::library_version() {
+        text += &format!("libseccomp: {version}\n");
+    }
+    let tags: Vec<_> = features().tags().iter().map(|tag| format!("+{tag}")).collect();
+    text + &tags.join(" ") + " +WASM:wasmedge\n"
 }

@@ -20,6 +20,8 @@ mod spec;
 mod start;
 mod state;
 mod terminal;
+mod usage;
+mod words;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -85,29 +87,20 @@ impl Command {
 /// The whole program. `engine` runs wasm entrypoints; without one they are handed over to the
 /// executable that has it.
 pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
-    let args = go_flags(std::env::args_os());
+    let args = words::normalize(std::env::args_os());
     if asks_for_version(&args) {
         print!("{}", features::version());
         return ExitCode::SUCCESS;
     }
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
+        Err(error) => return usage::report(&error, &args),
     };
-    if let Some(Err(error)) =
-        cli.command.new_container().map(|new| create::begin(new, engine.is_some()))
-    {
-        eprintln!("kiln: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = logger::init(&cli.global) {
-        eprintln!("kiln: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    match execute(cli, engine) {
+    // Before the log is opened: it closes what the caller has left open.
+    let begun = cli.command.new_container().map(|new| create::begin(new, engine.is_some()));
+    let Global { log, log_format, debug, .. } = &cli.global;
+    let logging = logger::init(log.as_deref(), *log_format, *debug);
+    match logging.and(begun.unwrap_or(Ok(()))).and_then(|()| execute(cli, engine)) {
         Ok(code) => code,
         Err(error) => {
             logger::report(&error);
@@ -143,56 +136,6 @@ fn asks_for_version(args: &[OsString]) -> bool {
     before.any(|word| matches!(word, "--version" | "-v"))
 }
 
-/// runc's flag parser takes `-bundle` for `--bundle`; containerd's shim relies on it
-/// (`-no-subreaper`). Up to a `--`, a word of several letters behind one dash gets its second.
-fn go_flags(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut literal = false;
-    args.filter_map(|arg| {
-        literal |= arg == "--";
-        let Some(text) = arg.to_str().filter(|_| !literal) else { return Some(arg) };
-        let arg = match text.strip_prefix('-') {
-            Some(name) if is_long(name) => format!("--{name}"),
-            _ => text.to_owned(),
-        };
-        switch(arg).map(OsString::from)
-    })
-    .collect()
-}
-
-/// A switch may have a value: `--debug=true` is `--debug`, `--debug=false` is nothing.
-fn switch(arg: String) -> Option<String> {
-    const SWITCHES: [&str; 14] = [
-        "--all",
-        "--debug",
-        "--detach",
-        "--force",
-        "--keep",
-        "--no-new-keyring",
-        "--no-pivot",
-        "--no-subreaper",
-        "--quiet",
-        "--systemd-cgroup",
-        "-a",
-        "-d",
-        "-f",
-        "-q",
-    ];
-    match arg.split_once('=') {
-        Some((name, value)) if SWITCHES.contains(&name) => match value {
-            "true" | "True" | "TRUE" | "t" | "T" | "1" => Some(name.to_owned()),
-            "false" | "False" | "FALSE" | "f" | "F" | "0" => None,
-            _ => Some(arg),
-        },
-        _ => Some(arg),
-    }
-}
-
-fn is_long(name: &str) -> bool {
-    let mut chars = name.chars();
-    chars.next().is_some_and(|c| c.is_ascii_lowercase())
-        && chars.next().is_some_and(|c| c.is_ascii_lowercase() || c == '-')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,13 +144,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn switches_may_have_values() {
-        let args = ["kiln", "--debug=true", "create", "--no-pivot=false", "-f=1", "--log=x"];
-        let parsed = go_flags(args.into_iter().map(OsString::from));
-        assert_eq!(parsed, ["kiln", "--debug", "create", "-f", "--log=x"].map(OsString::from));
     }
 
     #[test]
@@ -233,13 +169,5 @@ mod tests {
         ];
         let cli = Cli::try_parse_from(args).unwrap();
         assert_eq!(cli.global.root(), std::path::Path::new("b"));
-    }
-
-    #[test]
-    fn gos_single_dash_becomes_two() {
-        let args = ["kiln", "run", "-no-pivot", "-b", "x", "-pid-file=/p", "--", "-keep"];
-        let parsed = go_flags(args.into_iter().map(OsString::from));
-        let wanted = ["kiln", "run", "--no-pivot", "-b", "x", "--pid-file=/p", "--", "-keep"];
-        assert_eq!(parsed, wanted.map(OsString::from));
     }
 }

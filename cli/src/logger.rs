@@ -2,14 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
-use crate::global::{Global, LogFormat};
+use crate::global::LogFormat;
 
 struct Logger {
     format: LogFormat,
@@ -19,18 +20,30 @@ struct Logger {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Opens the log and makes it the program's.
-pub fn init(global: &Global) -> Result<()> {
-    let file = match &global.log {
-        Some(path) => {
+/// Opens the log, which may be called `file:PATH` as for crun, and makes it the program's.
+pub fn init(log: Option<&Path>, format: LogFormat, debug: bool) -> Result<()> {
+    let file = match log {
+        Some(log) => {
+            let path = file(log)?;
             let opened = OpenOptions::new().append(true).create(true).open(path);
             Some(opened.with_context(|| format!("open log {}", path.display()))?)
         }
         None => None,
     };
-    let logger = LOGGER.get_or_init(|| Logger { format: global.log_format, file });
-    log::set_max_level(if global.debug { LevelFilter::Debug } else { LevelFilter::Info });
+    let logger = LOGGER.get_or_init(|| Logger { format, file });
+    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
     log::set_logger(logger).context("set the logger")
+}
+
+/// crun's form, `BACKEND:SPECIFIER`, and the plain path that is its default.
+fn file(log: &Path) -> Result<&Path> {
+    match log.to_str().and_then(|log| log.split_once(':')) {
+        Some(("file", path)) => Ok(Path::new(path)),
+        Some((backend @ ("journald" | "syslog"), _)) => {
+            bail!("--log {}: {backend} is not supported, files are", log.display())
+        }
+        _ => Ok(log),
+    }
 }
 
 /// The one place where an error is printed: to the log, and to stderr for whoever looks there.
@@ -104,6 +117,13 @@ impl Log for Logger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crun_names_a_backend() {
+        assert_eq!(file(Path::new("file:/var/log/x")).unwrap(), Path::new("/var/log/x"));
+        assert_eq!(file(Path::new("/var/log/a:b")).unwrap(), Path::new("/var/log/a:b"));
+        assert!(file(Path::new("journald:web")).unwrap_err().to_string().contains("journald"));
+    }
 
     #[test]
     fn a_cause_is_said_once() {

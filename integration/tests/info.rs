@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use kiln_integration::{Bundle, Cli, Value, kiln_only};
+use kiln_integration::{Bundle, Cli, Runtime, Value, binary, kiln_only, skip};
 
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|err| panic!("{err}: {text}"))
@@ -188,8 +188,25 @@ fn features_names_what_only_kiln_has() {
 fn version_has_the_specs_version() {
     let outcome = Cli::new(["--version"]).output().ok();
     assert!(outcome.stdout.lines().any(|line| line.starts_with("spec: 1.")), "{outcome}");
-    let short = Cli::new(["-v"]).output();
-    assert_eq!(short.stdout, outcome.stdout);
+    for short in ["-v", "-V"] {
+        if short == "-v" || binary::runtime() != Runtime::Runc {
+            assert_eq!(Cli::new([short]).output().stdout, outcome.stdout);
+        }
+    }
+}
+
+/// As crun's last line, which tells what was built in.
+#[test]
+fn version_ends_with_what_is_built_in() {
+    if binary::runtime() == Runtime::Runc {
+        skip!("runc has no such line");
+    }
+    let outcome = Cli::new(["--version"]).output().ok();
+    let last: Vec<_> = outcome.stdout.lines().last().unwrap().split(' ').collect();
+    for tag in ["+CAP", "+SECCOMP", "+EBPF"] {
+        assert!(last.contains(&tag), "no {tag} in {outcome}");
+    }
+    assert!(last.iter().all(|tag| tag.starts_with('+')), "{outcome}");
 }
 
 #[test]

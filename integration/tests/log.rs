@@ -119,3 +119,53 @@ fn environment_values_are_not_logged() {
     cli.args(&["run", "-b"]).arg(c.bundle.path()).arg(&c.id).output().ok();
     assert!(!fs::read_to_string(log).unwrap().contains("hunter2"));
 }
+
+/// Commands that fail at three moments: while the words are read, before the bundle is, after it.
+/// containerd reads the log's last entry, and every line of it must be one.
+#[test]
+fn every_error_is_one_entry_of_the_log() {
+    kiln_only!("runc prints its usage, crun does not log it");
+    let c = Bundle::new().container();
+    let log = c.bundle.scratch().join("log");
+    let cases: [(&[&str], &str); 4] = [
+        (&["run", "--no-such-flag", "id"], "unexpected argument '--no-such-flag' found"),
+        (&["list", "--format", "yaml"], "possible values: table, json"),
+        (&["create"], "required arguments were not provided: <ID>"),
+        (&["create", "--preserve-fds=4294967295", "id"], "--preserve-fds: too many"),
+    ];
+    for (index, (words, message)) in cases.iter().enumerate() {
+        let cli = Cli::new(["--root"]).arg(c.root()).args(&["--log-format", "json", "--log"]);
+        let cli = cli.arg(&log).args(words).env("LISTEN_FDS", "1");
+        let outcome = cli.output().fails(&[message]);
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+        assert!(outcome.stderr.starts_with("kiln: "), "{outcome}");
+        let text = fs::read_to_string(&log).unwrap();
+        let entries: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(entries.len(), index + 1, "{text}");
+        assert_eq!(entries[index]["level"], "error");
+        assert!(entries[index]["msg"].as_str().unwrap().contains(message), "{text}");
+    }
+}
+
+#[test]
+fn empty_values_are_as_good_as_none() {
+    kiln_only!("crun opens \"\"");
+    let c = Bundle::new().container();
+    let cli = Cli::new(["--log=", "--root"]).arg(c.root()).args(&["run", "--pid-file="]);
+    let cli = cli.args(&["--console-socket", "", "--bundle"]).arg(c.bundle.path()).arg(&c.id);
+    assert_eq!(cli.output().ok().stderr, "");
+}
+
+/// crun's `BACKEND:SPECIFIER`.
+#[test]
+fn a_log_may_be_named_with_its_backend() {
+    kiln_only!("runc has no backends, crun all of them");
+    let c = Bundle::new().container();
+    let log = c.bundle.scratch().join("log");
+    let option = format!("--log=file:{}", log.display());
+    Cli::new([&option]).arg("state").arg("no-such-id").output().fails(&["does not exist"]);
+    assert!(fs::read_to_string(log).unwrap().contains("does not exist"));
+    let outcome = Cli::new(["--log=journald:web", "list"]).output();
+    outcome.fails(&["journald is not supported"]);
+}

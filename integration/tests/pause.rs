@@ -74,5 +74,7 @@ fn ps_lists_the_containers_processes() {
     let own = |line: &str| line.split_whitespace().nth(1) == Some(&*pid);
     assert!(lines.any(own), "{table}");
     c.on_id("ps", &["-o", "pid,comm"]).ok().shows("sh");
+    // Not a flag of kiln's that lacks a dash.
+    c.on_id("ps", &["-ef"]).ok().shows("sh");
     c.on_id("ps", &["-o", "comm"]).fails(&["no PID column"]);
 }

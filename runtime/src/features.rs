@@ -159,6 +159,23 @@ pub fn features(mount_options: &[&str], unsafe_annotations: &[&str]) -> Features
     }
 }
 
+impl Features {
+    /// What can be built into a runtime and is in this one, in crun's words (`crun --version`).
+    pub fn tags(&self) -> Vec<&'static str> {
+        let linux = &self.linux;
+        let tags = [
+            ("SYSTEMD", linux.cgroup.systemd),
+            ("SELINUX", linux.selinux.enabled),
+            ("APPARMOR", linux.apparmor.enabled),
+            ("CAP", !linux.capabilities.is_empty()),
+            ("SECCOMP", linux.seccomp.enabled),
+            // The device rules of cgroup v2.
+            ("EBPF", linux.cgroup.v2),
+        ];
+        tags.into_iter().filter_map(|(tag, there)| there.then_some(tag)).collect()
+    }
+}
+
 fn linux() -> Linux {
     Linux {
         namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
