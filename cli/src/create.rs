@@ -19,6 +19,9 @@ use crate::{handover, sealed};
 /// Create a container; its process waits for `start`
 #[derive(Args, Debug)]
 pub struct Create {
+    /// Ignored: nobody is reaped while a container is created
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
     #[command(flatten)]
     pub new: NewContainer,
 }
@@ -41,7 +44,7 @@ pub fn options<'a>(
     engine: Option<Box<dyn Engine>>,
 ) -> Result<Options<'a>> {
     let id = new.id.parse()?;
-    let bundle = Bundle::load(&new.bundle)?;
+    let bundle = Bundle::load_with(&new.bundle, new.config.as_deref())?;
     let engine = handover::engine_for(&bundle, engine)?;
     Ok(Options {
         root,

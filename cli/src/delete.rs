@@ -7,6 +7,7 @@ use clap::Args;
 use kiln_runtime::Error;
 
 use crate::global::Global;
+use crate::matching;
 
 /// Delete a container that has ended, with all that belongs to it
 #[derive(Args, Debug)]
@@ -14,6 +15,9 @@ pub struct Delete {
     /// Kill it first if it runs; a container that is not there is no error
     #[arg(short, long)]
     force: bool,
+    /// Delete every container whose name the regular expression ID matches
+    #[arg(short, long)]
+    regex: bool,
     /// Name of the container
     #[arg(value_name = "ID")]
     id: String,
@@ -21,6 +25,11 @@ pub struct Delete {
 
 impl Delete {
     pub fn execute(self, global: &Global) -> Result<ExitCode> {
+        if self.regex {
+            return matching::each(global, &self.id, |root, container| {
+                Ok(kiln_runtime::delete::delete(root, container, self.force)?)
+            });
+        }
         let (root, container) = match global.find(&self.id) {
             Err(error) if self.force && is_not_found(&error) => return Ok(ExitCode::SUCCESS),
             found => found?,

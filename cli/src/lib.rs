@@ -12,6 +12,7 @@ mod handover;
 mod kill;
 mod list;
 mod logger;
+mod matching;
 mod pause;
 mod ps;
 mod run;

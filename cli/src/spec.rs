@@ -16,6 +16,9 @@ pub struct Spec {
     /// Directory that it is written to
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
+    /// File that it is written to, relative to that directory
+    #[arg(short, long, value_name = "FILE", default_value = "config.json")]
+    file: PathBuf,
     /// For a container that an ordinary user runs
     #[arg(long)]
     rootless: bool,
@@ -34,7 +37,7 @@ impl Spec {
         if let Some(file) = &self.wasm {
             run_module(&mut spec, &module_path(&self.bundle, file)?);
         }
-        write(&self.bundle.join("config.json"), &template::text(&spec)?)?;
+        write(&self.bundle.join(&self.file), &template::text(&spec)?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -24,8 +24,16 @@ impl Bundle {
     /// # Errors
     /// The directory or the file is missing, too large, or is not a config.
     pub fn load(path: &Path) -> Result<Self, Error> {
+        Self::load_with(path, None)
+    }
+
+    /// The same with another file as the config, relative to the working directory.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_with(path: &Path, config: Option<&Path>) -> Result<Self, Error> {
         let path = path.canonicalize().step(|| format!("open bundle {}", path.display()))?;
-        let config = path.join("config.json");
+        let config = config.map_or_else(|| path.join("config.json"), Path::to_owned);
         let file = std::fs::File::open(&config).step(|| format!("open {}", config.display()))?;
         let size = file.metadata().step(|| format!("stat {}", config.display()))?.len();
         if size > MAX_CONFIG {
