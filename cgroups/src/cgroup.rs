@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
 use crate::error::{Error, Hint};
 use crate::paths::{Hierarchy, Paths};
-use crate::{cpuset, dir, events, subtree};
+use crate::{cpuset, dir, events, resources, subtree};
 
 /// How long [`Cgroup::remove`] waits for processes that are already dying.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
@@ -88,8 +89,22 @@ impl Cgroup {
     ///
     /// [`Error::Open`].
     pub fn open(paths: &Paths) -> Result<Self, Error> {
-        let mut members = Vec::with_capacity(paths.hierarchies().len());
-        for hierarchy in paths.hierarchies() {
+        Self::open_some(paths.hierarchies().iter())
+    }
+
+    /// As [`Cgroup::open`], but only what [`Cgroup::update`] needs for these limits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`].
+    pub fn open_for(paths: &Paths, resources: &LinuxResources) -> Result<Self, Error> {
+        let concerned = |hierarchy: &&Hierarchy| resources::concern(resources, hierarchy);
+        Self::open_some(paths.hierarchies().iter().filter(concerned))
+    }
+
+    fn open_some<'a>(hierarchies: impl Iterator<Item = &'a Hierarchy>) -> Result<Self, Error> {
+        let mut members = Vec::with_capacity(hierarchies.size_hint().1.unwrap_or_default());
+        for hierarchy in hierarchies {
             match open_member(hierarchy) {
                 Ok(member) => members.push(member),
                 Err(Errno::NOENT) => {}

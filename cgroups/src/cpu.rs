@@ -3,11 +3,11 @@
 //! sched-bwc.rst, sched-rt-group.rst, cgroup-v2.rst.
 
 use oci_spec::runtime::LinuxCpu;
-use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
+use crate::changes::Changes;
 use crate::error::Error;
-use crate::target::{Target, refused_with};
+use crate::target::Target;
 
 const SHARES: &str = "linux.resources.cpu.shares";
 const QUOTA: &str = "linux.resources.cpu.quota";
@@ -19,17 +19,25 @@ const RT_PERIOD: &str = "linux.resources.cpu.realtimePeriod";
 const CPUS: &str = "linux.resources.cpu.cpus";
 const MEMS: &str = "linux.resources.cpu.mems";
 
-pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxCpu) -> Result<(), Error> {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    limits: &'a LinuxCpu,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
     let time = Time::from(limits);
     if let Some(field) = time.first_field() {
         let target = cgroup.target("cpu", field)?;
-        if target.is_v2() { time.apply_v2(&target)? } else { time.apply_v1(&target)? }
+        if target.is_v2() {
+            time.plan_v2(target, changes);
+        } else {
+            time.plan_v1(target, changes);
+        }
     }
     for (field, file, list) in
         [(CPUS, "cpuset.cpus", limits.cpus()), (MEMS, "cpuset.mems", limits.mems())]
     {
         if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
-            cgroup.target("cpuset", field)?.write(field, file, list)?;
+            changes.add(cgroup.target("cpuset", field)?, field, file, list);
         }
     }
     Ok(())
@@ -74,108 +82,71 @@ impl Time {
         set.iter().find(|(_, set)| *set).map(|(field, _)| *field)
     }
 
-    fn apply_v1(&self, target: &Target<'_>) -> Result<(), Error> {
-        self.weight(target, "cpu.shares", self.shares)?;
-        // The period first: the runtime must fit into it.
-        if let Some(period) = self.rt_period_usec {
-            target.write(RT_PERIOD, "cpu.rt_period_us", &period.to_string())?;
-        }
-        if let Some(runtime) = self.rt_runtime_usec {
-            target.write(RT_RUNTIME, "cpu.rt_runtime_us", &runtime.to_string())?;
-        }
-        self.with_burst(target, "cpu.cfs_burst_us", || self.quota_v1(target))
+    /// In the order that mostly does at the first attempt: an idle group takes no shares, a burst
+    /// may not exceed the quota, nor a realtime runtime its period.
+    fn plan_v1<'a>(&self, target: Target<'a>, changes: &mut Changes<'a>) {
+        let rows = [
+            (SHARES, "cpu.shares", text(self.shares)),
+            (IDLE, "cpu.idle", text(self.idle)),
+            (RT_PERIOD, "cpu.rt_period_us", text(self.rt_period_usec)),
+            (RT_RUNTIME, "cpu.rt_runtime_us", text(self.rt_runtime_usec)),
+            (PERIOD, "cpu.cfs_period_us", text(self.period_usec)),
+            (QUOTA, "cpu.cfs_quota_us", text(self.quota_usec)),
+            (BURST, "cpu.cfs_burst_us", text(self.burst_usec)),
+        ];
+        add_rows(target, rows, changes);
     }
 
-    fn quota_v1(&self, target: &Target<'_>) -> Result<(), Error> {
-        let quota = || match self.quota_usec {
-            Some(quota) => target.write(QUOTA, "cpu.cfs_quota_us", &quota.to_string()),
-            None => Ok(()),
-        };
-        let Some(period) = self.period_usec else {
-            return quota();
-        };
-        let period = || target.write(PERIOD, "cpu.cfs_period_us", &period.to_string());
-        let first = period();
-        // A shorter period with the old quota may be more than the parent
-        // has; with the new quota it may not.
-        if self.quota_usec.is_some() && refused_with(&first, Errno::INVAL) {
-            quota()?;
-            return period();
-        }
-        first?;
-        quota()
-    }
-
-    fn apply_v2(&self, target: &Target<'_>) -> Result<(), Error> {
-        self.weight(target, "cpu.weight", self.shares.map(weight))?;
+    fn plan_v2<'a>(&self, target: Target<'a>, changes: &mut Changes<'a>) {
         if self.rt_runtime_usec.is_some() || self.rt_period_usec.is_some() {
             log::warn!(
                 "{RT_RUNTIME} and {RT_PERIOD} are ignored: cgroup v2 has no realtime limits"
             );
         }
-        self.with_burst(target, "cpu.max.burst", || match self.max(target)? {
-            Some((field, max)) => target.write(field, "cpu.max", &max),
-            None => Ok(()),
-        })
+        let (field, max) = self.max(target);
+        let rows = [
+            (SHARES, "cpu.weight", text(self.shares.map(weight))),
+            (IDLE, "cpu.idle", text(self.idle)),
+            (field, "cpu.max", max),
+            (BURST, "cpu.max.burst", text(self.burst_usec)),
+        ];
+        add_rows(target, rows, changes);
     }
 
     /// The line for `cpu.max`: quota alone leaves the period as it is; there
     /// is no way to write the period alone.
-    fn max(&self, target: &Target<'_>) -> Result<Option<(&'static str, String)>, Error> {
+    fn max(&self, target: Target<'_>) -> (&'static str, Option<String>) {
         let quota = match self.quota_usec {
             Some(quota) if quota > 0 => Some(quota.to_string()),
             Some(_) => Some("max".to_owned()),
             None => None,
         };
-        Ok(match (quota, self.period_usec) {
-            (None, None) => None,
-            (Some(quota), None) => Some((QUOTA, quota)),
-            (Some(quota), Some(period)) => Some((QUOTA, format!("{quota} {period}"))),
+        match (quota, self.period_usec) {
+            (quota, None) => (QUOTA, quota),
+            (Some(quota), Some(period)) => (QUOTA, Some(format!("{quota} {period}"))),
             (None, Some(period)) => {
                 // Missing: not enabled yet, so there is no quota.
                 let current = target.read("cpu.max").unwrap_or_default();
                 let quota = current.split_whitespace().next().unwrap_or("max");
-                Some((PERIOD, format!("{quota} {period}")))
+                (PERIOD, Some(format!("{quota} {period}")))
             }
-        })
-    }
-
-    /// An idle group takes no shares (EINVAL), so idle comes first when it
-    /// goes off and last when it goes on.
-    fn weight(&self, target: &Target<'_>, file: &str, weight: Option<u64>) -> Result<(), Error> {
-        let idle = |idle: i64| target.write(IDLE, "cpu.idle", &idle.to_string());
-        if let Some(off @ 0) = self.idle {
-            idle(off)?;
-        }
-        if let Some(weight) = weight {
-            target.write(SHARES, file, &weight.to_string())?;
-        }
-        match self.idle {
-            Some(on) if on != 0 => idle(on),
-            _ => Ok(()),
         }
     }
+}
 
-    /// The burst may not exceed the quota: it is refused before a higher quota
-    /// is there, or keeps a lower one from being set. So it goes first, and
-    /// once more if that was refused.
-    fn with_burst(
-        &self,
-        target: &Target<'_>,
-        file: &str,
-        quota: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let Some(burst) = self.burst_usec else {
-            return quota();
-        };
-        let burst = || target.write(BURST, file, &burst.to_string());
-        let first = burst();
-        let retry = self.quota_usec.is_some() && refused_with(&first, Errno::INVAL);
-        if !retry {
-            first?;
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+fn add_rows<'a, const N: usize>(
+    target: Target<'a>,
+    rows: [(&'static str, &'static str, Option<String>); N],
+    changes: &mut Changes<'a>,
+) {
+    for (field, file, value) in rows {
+        if let Some(value) = value {
+            changes.add(target, field, file, value);
         }
-        quota()?;
-        if retry { burst() } else { Ok(()) }
     }
 }
 
@@ -200,6 +171,12 @@ mod tests {
     use super::*;
     use crate::testing::Fake;
 
+    fn apply(cgroup: &Cgroup, limits: &LinuxCpu) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, limits, &mut changes)?;
+        changes.apply()
+    }
+
     #[test]
     fn shares_become_weights() {
         let pairs = [(0, 1), (2, 1), (4, 2), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000)];
@@ -216,7 +193,7 @@ mod tests {
             fake.write("cpu.max", "5000 100000\n");
             let limits = LinuxCpu::default().set_quota(quota).set_period(period).clone();
             let target = fake.cgroup.target("cpu", QUOTA).unwrap();
-            Time::from(&limits).max(&target).unwrap().map(|(_, line)| line)
+            Time::from(&limits).max(target).1
         };
         assert_eq!(max(None, None), None);
         assert_eq!(max(Some(0), None), None);

@@ -102,11 +102,9 @@ impl Policy {
     pub fn new(rules: &[LinuxDeviceCgroup]) -> Result<Self, Error> {
         let mut policy = Self { allow: false, exceptions: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
-            policy.apply(rule).map_err(|reason| Error::Invalid {
-                field: format!("{FIELD}[{index}]"),
-                value: rule.to_string(),
-                reason,
-            })?;
+            policy
+                .apply(rule)
+                .map_err(|reason| Error::invalid(format!("{FIELD}[{index}]"), rule, reason))?;
         }
         for device in &DEFAULT_ALLOWED_DEVICES {
             // Where all is allowed but some wide range, a default inside that

@@ -76,6 +76,12 @@ pub(crate) fn open_for_writing(dir: impl AsFd, name: &str) -> Result<OwnedFd, Er
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
+/// Opens the file `name` in `dir` for reading and writing.
+pub(crate) fn open_for_both(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
 /// One request to a file of cgroupfs.
 pub(crate) fn write_all(file: impl AsFd, value: &[u8]) -> Result<(), Errno> {
     loop {

@@ -1,5 +1,6 @@
 //! The crate's error type.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -106,7 +107,7 @@ pub enum Error {
         /// Its value.
         value: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// A step of loading or attaching the device filter failed.
     #[error("linux.resources.devices: {step} on cgroup {}: {errno}{hint}", path.display())]
@@ -160,6 +161,17 @@ pub enum Error {
         /// What to do about it, if known.
         hint: Hint,
     },
+}
+
+impl Error {
+    /// `field` cannot be `value`, because of `reason`.
+    pub(crate) fn invalid(
+        field: impl Into<String>,
+        value: impl ToString,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::Invalid { field: field.into(), value: value.to_string(), reason: reason.into() }
+    }
 }
 
 /// What to do about an error, when we know it; prints as ` (hint: ...)`.

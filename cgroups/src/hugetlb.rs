@@ -3,6 +3,7 @@
 use oci_spec::runtime::LinuxHugepageLimit;
 
 use crate::cgroup::Cgroup;
+use crate::changes::{Changes, Missing};
 use crate::error::Error;
 
 const FIELD: &str = "linux.resources.hugepageLimits";
@@ -10,7 +11,11 @@ const FIELD: &str = "linux.resources.hugepageLimits";
 /// Limits the pages in use and, where the kernel can (Linux 5.7), also those
 /// reserved: without that, a process over its limit dies of SIGBUS at the
 /// first touch instead of being refused by mmap(2).
-pub(crate) fn apply(cgroup: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<(), Error> {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    limits: &[LinuxHugepageLimit],
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
     for limit in limits {
         let size = page_size(limit.page_size())?;
         let target = cgroup.target("hugetlb", FIELD)?;
@@ -19,8 +24,9 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<()
             bytes if target.is_v2() => ("max", bytes.to_string()),
             bytes => ("limit_in_bytes", bytes.to_string()),
         };
-        target.write(FIELD, &format!("hugetlb.{size}.{end}"), &value)?;
-        target.write_if_supported(FIELD, &format!("hugetlb.{size}.rsvd.{end}"), &value)?;
+        let reserved = format!("hugetlb.{size}.rsvd.{end}");
+        changes.add(target, FIELD, format!("hugetlb.{size}.{end}"), value.clone());
+        changes.add_if_there(target, FIELD, reserved, value, Missing::Ignore);
     }
     Ok(())
 }
@@ -32,11 +38,10 @@ fn page_size(text: &str) -> Result<&str, Error> {
         |number: &str| !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit());
     match number {
         Some(number) if !number.is_empty() && digits(number) => Ok(text),
-        _ => Err(Error::Invalid {
-            field: format!("{FIELD}.pageSize"),
-            value: text.to_owned(),
-            reason: "must be a number and KB, MB or GB, such as 2MB",
-        }),
+        _ => {
+            let reason = "must be a number and KB, MB or GB, such as 2MB";
+            Err(Error::invalid(format!("{FIELD}.pageSize"), text, reason))
+        }
     }
 }
 
@@ -44,6 +49,12 @@ fn page_size(text: &str) -> Result<&str, Error> {
 mod tests {
     use super::*;
     use crate::testing::Fake;
+
+    fn apply(cgroup: &Cgroup, limits: &[LinuxHugepageLimit]) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, limits, &mut changes)?;
+        changes.apply()
+    }
 
     fn limits(json: &str) -> Vec<LinuxHugepageLimit> {
         serde_json::from_str(json).unwrap()

@@ -2,9 +2,10 @@
 //!
 //! cgroup-v1/blkio-controller.rst, cgroup-v2.rst, bfq-iosched.rst.
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice, LinuxWeightDevice};
+use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice};
 
 use crate::cgroup::Cgroup;
+use crate::changes::{Changes, Missing};
 use crate::error::Error;
 use crate::target::Target;
 
@@ -24,19 +25,32 @@ const THROTTLES: [(&str, &str, &str); 4] = [
     ),
 ];
 
-pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxBlockIo) -> Result<(), Error> {
-    let target = |field: &str| match cgroup.target_if_any("blkio") {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    limits: &LinuxBlockIo,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
+    let target = |field: &'static str| match cgroup.target_if_any("blkio") {
         Some(target) => Ok(target),
         None => cgroup.target("io", field),
     };
     if let Some(weight) = limits.weight().filter(|weight| *weight != 0) {
-        set_weight(&target(WEIGHT)?, weight)?;
+        plan_weight(target(WEIGHT)?, WEIGHT, "", weight, changes);
     }
     if let Some(weight) = limits.leaf_weight().filter(|weight| *weight != 0) {
-        set_leaf_weight(&target(LEAF_WEIGHT)?, "blkio.leaf_weight", &weight.to_string())?;
+        let file = "blkio.leaf_weight";
+        plan_leaf_weight(target(LEAF_WEIGHT)?, file, weight.to_string(), changes);
     }
     for device in limits.weight_device().iter().flatten() {
-        set_device_weight(&target(WEIGHT_DEVICE)?, device)?;
+        let target = target(WEIGHT_DEVICE)?;
+        let number = format!("{}:{} ", device.major(), device.minor());
+        if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
+            plan_weight(target, WEIGHT_DEVICE, &number, weight, changes);
+        }
+        if let Some(weight) = device.leaf_weight().filter(|weight| *weight != 0) {
+            let value = format!("{number}{weight}");
+            plan_leaf_weight(target, "blkio.leaf_weight_device", value, changes);
+        }
     }
     let devices = [
         limits.throttle_read_bps_device(),
@@ -48,59 +62,47 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxBlockIo) -> Result<(), Error>
         for device in devices.iter().flatten() {
             let target = target(field)?;
             if target.is_v2() {
-                target.write(field, "io.max", &max_line(device, v2_key))?;
+                changes.add(target, field, "io.max", max_line(device, v2_key));
             } else {
                 let line = format!("{}:{} {}", device.major(), device.minor(), device.rate());
-                target.write(field, v1_file, &line)?;
+                changes.add(target, field, v1_file, line);
             }
         }
     }
     Ok(())
 }
 
-/// CFQ's files went with CFQ in Linux 5.0; BFQ has its own, with the same
-/// scale as v1. `io.weight` (iocost) has another.
-fn set_weight(target: &Target<'_>, weight: u16) -> Result<(), Error> {
-    let same = weight.to_string();
+/// CFQ's files went with CFQ in Linux 5.0; BFQ has its own, with the same scale as v1.
+/// `io.weight` (iocost) has another. `device` is its number and a space, or empty.
+fn plan_weight<'a>(
+    target: Target<'a>,
+    field: &'static str,
+    device: &str,
+    weight: u16,
+    changes: &mut Changes<'a>,
+) {
+    let same = format!("{device}{weight}");
     let (first, second, value) = if target.is_v2() {
-        ("io.bfq.weight", "io.weight", io_weight(weight).to_string())
-    } else {
+        ("io.bfq.weight", "io.weight", format!("{device}{}", io_weight(weight)))
+    } else if device.is_empty() {
         ("blkio.weight", "blkio.bfq.weight", same.clone())
+    } else {
+        ("blkio.weight_device", "blkio.bfq.weight_device", same.clone())
     };
-    if target.write_if_supported(WEIGHT, first, &same)? {
-        return Ok(());
-    }
-    target.write(WEIGHT, second, &value)
+    changes.add_if_there(target, field, first, same, Missing::Instead(second, value));
 }
 
-fn set_device_weight(target: &Target<'_>, device: &LinuxWeightDevice) -> Result<(), Error> {
-    let (major, minor) = (device.major(), device.minor());
-    if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
-        let same = format!("{major}:{minor} {weight}");
-        let (first, second, value) = if target.is_v2() {
-            ("io.bfq.weight", "io.weight", format!("{major}:{minor} {}", io_weight(weight)))
-        } else {
-            ("blkio.weight_device", "blkio.bfq.weight_device", same.clone())
-        };
-        if !target.write_if_supported(WEIGHT_DEVICE, first, &same)? {
-            target.write(WEIGHT_DEVICE, second, &value)?;
-        }
-    }
-    match device.leaf_weight().filter(|weight| *weight != 0) {
-        Some(weight) => {
-            let line = format!("{major}:{minor} {weight}");
-            set_leaf_weight(target, "blkio.leaf_weight_device", &line)
-        }
-        None => Ok(()),
-    }
-}
-
-fn set_leaf_weight(target: &Target<'_>, file: &str, value: &str) -> Result<(), Error> {
+fn plan_leaf_weight<'a>(
+    target: Target<'a>,
+    file: &'static str,
+    value: String,
+    changes: &mut Changes<'a>,
+) {
     if target.is_v2() {
         log::warn!("{LEAF_WEIGHT} is ignored: cgroup v2 has no processes beside children");
-        return Ok(());
+        return;
     }
-    target.write(LEAF_WEIGHT, file, value)
+    changes.add(target, LEAF_WEIGHT, file, value);
 }
 
 /// v1's 10 to 1000 as v2's 1 to 10000, linear; runc does the same.
@@ -124,6 +126,12 @@ mod tests {
 
     const ALL: &str = r#"{"weight": 500, "weightDevice": [{"major": 8, "minor": 0, "weight": 10}],
         "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1048576}]}"#;
+
+    fn apply(cgroup: &Cgroup, limits: &LinuxBlockIo) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, limits, &mut changes)?;
+        changes.apply()
+    }
 
     fn limits(json: &str) -> LinuxBlockIo {
         serde_json::from_str(json).unwrap()

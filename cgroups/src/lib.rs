@@ -15,12 +15,13 @@
 //! | `paths`, `mountinfo` | which hierarchies there are, and the cgroup's place in each |
 //! | `cgroup`, `dir`, `cpuset`, `subtree` | make, open, attach, remove |
 //! | `freezer`, `processes`, `events` | freeze, list, signal, kill, wait |
-//! | `resources`, `target` | the order in which limits are written, and how |
+//! | `resources`, `changes`, `target` | the order in which limits are written, and how |
 //! | `memory`, `cpu`, `pids`, `io`, `hugetlb`, `network`, `rdma`, `unified` | one controller each |
 //! | `devices`, `device_rules`, `device_bpf` | device access: v1 files, v2 eBPF |
 //! | `sys` | system calls that rustix has no safe wrapper for |
 
 mod cgroup;
+mod changes;
 mod cpu;
 mod cpuset;
 mod device_bpf;

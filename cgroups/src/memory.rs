@@ -1,10 +1,10 @@
 //! `linux.resources.memory`; cgroup-v1/memory.rst, cgroup-v2.rst.
 
 use oci_spec::runtime::LinuxMemory;
-use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
-use crate::error::{Error, Hint};
+use crate::changes::{Changes, Missing};
+use crate::error::Error;
 use crate::target::Target;
 
 const LIMIT: &str = "linux.resources.memory.limit";
@@ -16,13 +16,24 @@ const SWAPPINESS: &str = "linux.resources.memory.swappiness";
 const OOM: &str = "linux.resources.memory.disableOOMKiller";
 const HIERARCHY: &str = "linux.resources.memory.useHierarchy";
 
-pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxMemory) -> Result<(), Error> {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    limits: &LinuxMemory,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
     let memory = Memory::from(limits);
+    if let Some(percent @ 101..) = memory.swappiness {
+        return Err(Error::invalid(SWAPPINESS, percent, "must be between 0 and 100"));
+    }
     let Some(field) = memory.first_field() else {
         return Ok(());
     };
     let target = cgroup.target("memory", field)?;
-    if target.is_v2() { memory.apply_v2(&target) } else { memory.apply_v1(&target) }
+    if target.is_v2() {
+        return memory.plan_v2(target, changes);
+    }
+    memory.plan_v1(target, changes);
+    Ok(())
 }
 
 /// The fields without those that mean "leave it". Limits are in bytes, -1 is
@@ -74,91 +85,67 @@ impl Memory {
         set.iter().find(|(_, set)| *set).map(|(field, _)| *field)
     }
 
-    fn apply_v1(&self, target: &Target<'_>) -> Result<(), Error> {
-        if let Some(on) = self.use_hierarchy {
+    /// Memory may never be above memory and swap together, at no moment: to raise both, the latter
+    /// goes first, to lower both, the former. [`Changes`] finds out.
+    fn plan_v1<'a>(&self, target: Target<'a>, changes: &mut Changes<'a>) {
+        let text = |bytes: Option<i64>| bytes.map(|bytes| bytes.to_string());
+        // No limit on memory: none on both together either, where the kernel counts swap at all.
+        let lifted = (self.limit < Some(0) && self.swap.is_none()).then_some(-1);
+        let rows = [
             // Since Linux 5.11 it is always on.
-            let value = if on { "1" } else { "0" };
-            write_or_warn(target, HIERARCHY, "memory.use_hierarchy", value)?;
-        }
-        self.limits_v1(target)?;
-        if let Some(bytes) = self.reservation {
-            target.write(RESERVATION, "memory.soft_limit_in_bytes", &bytes.to_string())?;
-        }
-        // runc ignores both on every kernel; Linux 5.16 made the first a
-        // no-op, and they may go altogether.
-        if let Some(bytes) = self.kernel {
-            write_or_warn(target, KERNEL, "memory.kmem.limit_in_bytes", &bytes.to_string())?;
-        }
-        if let Some(bytes) = self.kernel_tcp {
-            let bytes = bytes.to_string();
-            write_or_warn(target, KERNEL_TCP, "memory.kmem.tcp.limit_in_bytes", &bytes)?;
-        }
-        if self.disable_oom_killer {
-            target.write(OOM, "memory.oom_control", "1")?;
-        }
-        match self.swappiness {
-            Some(percent @ 0..=100) => {
-                target.write(SWAPPINESS, "memory.swappiness", &percent.to_string())
-            }
-            Some(percent) => Err(Error::Invalid {
-                field: SWAPPINESS.to_owned(),
-                value: percent.to_string(),
-                reason: "must be between 0 and 100",
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Memory may never be above memory and swap together, at no moment: to
-    /// raise both, the latter goes first, to lower both, the former.
-    fn limits_v1(&self, target: &Target<'_>) -> Result<(), Error> {
-        let limit = |bytes: i64| {
-            target
-                .write(LIMIT, "memory.limit_in_bytes", &bytes.to_string())
-                .map_err(|error| with_usage(error, target, "memory.usage_in_bytes"))
-        };
-        let swap = |bytes: i64| {
-            target.write(SWAP, "memory.memsw.limit_in_bytes", &bytes.to_string()).map_err(swap_hint)
-        };
-        match (self.limit, self.swap) {
-            (None, None) => Ok(()),
-            (Some(bytes), None) => {
-                if bytes < 0 {
-                    // No limit on memory: none on both together either, where
-                    // the kernel counts swap at all.
-                    target.write_if_supported(SWAP, "memory.memsw.limit_in_bytes", "-1")?;
-                }
-                limit(bytes)
-            }
-            (None, Some(both)) => swap(both),
-            (Some(bytes), Some(both)) => {
-                let current = target.read("memory.limit_in_bytes")?.parse::<u64>().unwrap_or(0);
-                if both < 0 || current < both as u64 {
-                    swap(both)?;
-                    limit(bytes)
-                } else {
-                    limit(bytes)?;
-                    swap(both)
-                }
+            (
+                HIERARCHY,
+                "memory.use_hierarchy",
+                self.use_hierarchy.map(|on| i32::from(on).to_string()),
+                Missing::Warn,
+            ),
+            (SWAP, "memory.memsw.limit_in_bytes", text(lifted), Missing::Ignore),
+            (LIMIT, "memory.limit_in_bytes", text(self.limit), Missing::Fail),
+            (SWAP, "memory.memsw.limit_in_bytes", text(self.swap), Missing::Fail),
+            (RESERVATION, "memory.soft_limit_in_bytes", text(self.reservation), Missing::Fail),
+            // runc ignores both on every kernel; Linux 5.16 made the first a no-op, and they may
+            // go altogether.
+            (KERNEL, "memory.kmem.limit_in_bytes", text(self.kernel), Missing::Warn),
+            (KERNEL_TCP, "memory.kmem.tcp.limit_in_bytes", text(self.kernel_tcp), Missing::Warn),
+            (
+                OOM,
+                "memory.oom_control",
+                self.disable_oom_killer.then(|| "1".to_owned()),
+                Missing::Fail,
+            ),
+            (
+                SWAPPINESS,
+                "memory.swappiness",
+                self.swappiness.map(|percent| percent.to_string()),
+                Missing::Fail,
+            ),
+        ];
+        for (field, file, value, missing) in rows {
+            if let Some(value) = value {
+                changes.add_if_there(target, field, file, value, missing);
             }
         }
     }
 
-    fn apply_v2(&self, target: &Target<'_>) -> Result<(), Error> {
+    fn plan_v2<'a>(&self, target: Target<'a>, changes: &mut Changes<'a>) -> Result<(), Error> {
         self.check_usage(target)?;
-        match swap_max(self.limit, self.swap)?.as_deref() {
-            None => {}
+        // Of an update that is only about swap.
+        let current = || target.read("memory.max").ok().and_then(|text| text.parse().ok());
+        let limit =
+            self.limit.or_else(|| self.swap.filter(|swap| *swap > 0).and_then(|_| current()));
+        if let Some(swap) = swap_max(limit, self.swap)? {
             // A kernel without swap accounting has nothing to limit or lift.
-            Some(swap @ ("0" | "max")) => {
-                target.write_if_supported(SWAP, "memory.swap.max", swap)?;
-            }
-            Some(swap) => target.write(SWAP, "memory.swap.max", swap).map_err(swap_hint)?,
+            let missing = match swap.as_str() {
+                "0" | "max" => Missing::Ignore,
+                _ => Missing::Fail,
+            };
+            changes.add_if_there(target, SWAP, "memory.swap.max", swap, missing);
         }
         if let Some(bytes) = self.limit {
-            target.write(LIMIT, "memory.max", &max(bytes))?;
+            changes.add(target, LIMIT, "memory.max", max(bytes));
         }
         if let Some(bytes) = self.reservation {
-            target.write(RESERVATION, "memory.low", &max(bytes))?;
+            changes.add(target, RESERVATION, "memory.low", max(bytes));
         }
         for (field, set) in [
             (KERNEL, self.kernel.is_some()),
@@ -175,30 +162,28 @@ impl Memory {
 
     /// v2 takes a limit below the current usage and kills until it fits; v1
     /// refuses it (EBUSY). With `checkBeforeUpdate`, v2 refuses it too.
-    fn check_usage(&self, target: &Target<'_>) -> Result<(), Error> {
-        let (true, Some(limit)) = (self.check_before_update, self.limit) else {
+    fn check_usage(&self, target: Target<'_>) -> Result<(), Error> {
+        if !self.check_before_update {
+            return Ok(());
+        }
+        // Missing: the controller is not enabled yet, so there is no usage.
+        let Some(usage) = target.read("memory.current").ok().and_then(|text| text.parse().ok())
+        else {
             return Ok(());
         };
-        // Missing: the controller is not enabled yet, so there is no usage.
-        let usage = target.read("memory.current").ok().and_then(|text| text.parse::<i64>().ok());
-        match usage {
-            Some(usage) if limit > 0 && usage > limit => Err(Error::Invalid {
-                field: LIMIT.to_owned(),
-                value: limit.to_string(),
-                reason: "is less than the memory in use, and checkBeforeUpdate is set",
-            }),
-            _ => Ok(()),
+        for (field, limit) in [(SWAP, self.swap), (LIMIT, self.limit)] {
+            if let Some(limit) = limit.filter(|limit| (1..=usage).contains(limit)) {
+                let reason = format!("{usage} bytes are in use, and checkBeforeUpdate is set");
+                return Err(Error::invalid(field, limit, reason));
+            }
         }
+        Ok(())
     }
 }
 
 /// v2's limit on swap alone, from the limits on memory and on both together.
 fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>, Error> {
-    let invalid = |reason| Error::Invalid {
-        field: SWAP.to_owned(),
-        value: swap.unwrap_or_default().to_string(),
-        reason,
-    };
+    let invalid = |reason: &'static str| Error::invalid(SWAP, swap.unwrap_or_default(), reason);
     Ok(match (limit, swap) {
         // As on v1: no limit on memory alone lifts that on swap.
         (Some(..0), None) => Some("max".to_owned()),
@@ -217,30 +202,6 @@ fn max(bytes: i64) -> String {
     if bytes < 0 { "max".to_owned() } else { bytes.to_string() }
 }
 
-fn write_or_warn(target: &Target<'_>, field: &str, file: &str, value: &str) -> Result<(), Error> {
-    if !target.write_if_supported(field, file, value)? {
-        log::warn!("{field} is ignored: this kernel does not have it");
-    }
-    Ok(())
-}
-
-fn swap_hint(mut error: Error) -> Error {
-    if let Error::Write { errno: Errno::NOENT, hint, .. } = &mut error {
-        *hint = Hint::new("this kernel does not count swap, boot with swapaccount=1");
-    }
-    error
-}
-
-/// EBUSY: the limit is below what is in use and cannot be reclaimed.
-fn with_usage(mut error: Error, target: &Target<'_>, file: &str) -> Error {
-    if let Error::Write { errno: Errno::BUSY, hint, .. } = &mut error
-        && let Ok(usage) = target.read(file)
-    {
-        *hint = Hint::new(format!("{usage} bytes are in use"));
-    }
-    error
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +217,12 @@ mod tests {
         "memory.swappiness",
     ];
     const V2: [&str; 3] = ["memory.max", "memory.swap.max", "memory.low"];
+
+    fn apply(cgroup: &Cgroup, limits: &LinuxMemory) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, limits, &mut changes)?;
+        changes.apply()
+    }
 
     fn limits(json: &str) -> LinuxMemory {
         serde_json::from_str(json).unwrap()
@@ -322,10 +289,11 @@ mod tests {
     fn v2_check_before_update_refuses_less_than_is_used() {
         let fake = Fake::new(true, &["memory"], &V2);
         fake.write("memory.current", "1000\n");
-        let error = apply(&fake.cgroup, &limits(r#"{"limit": 999, "checkBeforeUpdate": true}"#));
-        assert!(error.unwrap_err().to_string().contains("checkBeforeUpdate"));
+        let error = apply(&fake.cgroup, &limits(r#"{"limit": 1000, "checkBeforeUpdate": true}"#));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("1000 bytes are in use"), "{error}");
         assert_eq!(fake.read("memory.max"), "");
-        apply(&fake.cgroup, &limits(r#"{"limit": 1000, "checkBeforeUpdate": true}"#)).unwrap();
+        apply(&fake.cgroup, &limits(r#"{"limit": 1001, "checkBeforeUpdate": true}"#)).unwrap();
     }
 
     #[test]

@@ -4,19 +4,25 @@
 use oci_spec::runtime::LinuxNetwork;
 
 use crate::cgroup::Cgroup;
+use crate::changes::Changes;
 use crate::error::Error;
 
 const CLASS: &str = "linux.resources.network.classID";
 const PRIORITIES: &str = "linux.resources.network.priorities";
 
-pub(crate) fn apply(cgroup: &Cgroup, settings: &LinuxNetwork) -> Result<(), Error> {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    settings: &LinuxNetwork,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
     if let Some(class) = settings.class_id().filter(|class| *class != 0) {
         let target = cgroup.target("net_cls", CLASS)?;
-        target.write(CLASS, "net_cls.classid", &class.to_string())?;
+        changes.add(target, CLASS, "net_cls.classid", class.to_string());
     }
     for interface in settings.priorities().iter().flatten() {
         let line = format!("{} {}", interface.name(), interface.priority());
-        cgroup.target("net_prio", PRIORITIES)?.write(PRIORITIES, "net_prio.ifpriomap", &line)?;
+        let target = cgroup.target("net_prio", PRIORITIES)?;
+        changes.add(target, PRIORITIES, "net_prio.ifpriomap", line);
     }
     Ok(())
 }
@@ -25,6 +31,12 @@ pub(crate) fn apply(cgroup: &Cgroup, settings: &LinuxNetwork) -> Result<(), Erro
 mod tests {
     use super::*;
     use crate::testing::Fake;
+
+    fn apply(cgroup: &Cgroup, settings: &LinuxNetwork) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, settings, &mut changes)?;
+        changes.apply()
+    }
 
     const JSON: &str = r#"{"classID": 1048577, "priorities": [{"name": "eth0", "priority": 5}]}"#;
 

@@ -3,12 +3,18 @@
 use oci_spec::runtime::LinuxPids;
 
 use crate::cgroup::Cgroup;
+use crate::changes::Changes;
 use crate::error::Error;
 
 const FIELD: &str = "linux.resources.pids.limit";
 
-pub(crate) fn apply(cgroup: &Cgroup, limits: &LinuxPids) -> Result<(), Error> {
-    cgroup.target("pids", FIELD)?.write(FIELD, "pids.max", &max(limits.limit()))
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    limits: &LinuxPids,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
+    changes.add(cgroup.target("pids", FIELD)?, FIELD, "pids.max", max(limits.limit()));
+    Ok(())
 }
 
 /// -1 is no limit. 0 becomes 1 as in runc 1.4 (systemd cannot set 0; for a
@@ -26,6 +32,12 @@ fn max(limit: i64) -> String {
 mod tests {
     use super::*;
     use crate::testing::Fake;
+
+    fn apply(cgroup: &Cgroup, limits: &LinuxPids) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, limits, &mut changes)?;
+        changes.apply()
+    }
 
     #[test]
     fn limits_are_written_as_the_kernel_wants_them() {

@@ -5,14 +5,19 @@ use std::collections::HashMap;
 use oci_spec::runtime::LinuxRdma;
 
 use crate::cgroup::Cgroup;
+use crate::changes::Changes;
 use crate::error::Error;
 
 const FIELD: &str = "linux.resources.rdma";
 
-pub(crate) fn apply(cgroup: &Cgroup, limits: &HashMap<String, LinuxRdma>) -> Result<(), Error> {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    limits: &HashMap<String, LinuxRdma>,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
     for (device, limit) in limits {
         if let Some(line) = line(device, limit) {
-            cgroup.target("rdma", FIELD)?.write(FIELD, "rdma.max", &line)?;
+            changes.add(cgroup.target("rdma", FIELD)?, FIELD, "rdma.max", line);
         }
     }
     Ok(())
@@ -39,7 +44,10 @@ mod tests {
     fn a_line_per_device() {
         let fake = Fake::new(true, &["rdma"], &["rdma.max"]);
         let json = r#"{"mlx5_0": {"hcaHandles": 2, "hcaObjects": 2000}, "mlx4_0": {}}"#;
-        apply(&fake.cgroup, &serde_json::from_str(json).unwrap()).unwrap();
+        let limits = serde_json::from_str(json).unwrap();
+        let mut changes = Changes::default();
+        plan(&fake.cgroup, &limits, &mut changes).unwrap();
+        changes.apply().unwrap();
         assert_eq!(fake.read("rdma.max"), "mlx5_0 hca_handle=2 hca_object=2000");
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Hint};
 use crate::subtree;
 
 /// The container's cgroup in the hierarchy that has a given controller.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     member: &'a Member,
     controller: &'a str,
@@ -52,16 +52,6 @@ impl Target<'_> {
     pub fn write(&self, field: &str, file: &str, value: &str) -> Result<(), Error> {
         let opened = self.open(field, file, value)?;
         self.write_to(&opened, field, file, value)
-    }
-
-    /// Writes one limit; false if the kernel does not have the file or what it
-    /// stood for.
-    pub fn write_if_supported(&self, field: &str, file: &str, value: &str) -> Result<bool, Error> {
-        match self.write(field, file, value) {
-            Ok(()) => Ok(true),
-            Err(Error::Write { errno: Errno::NOENT | Errno::OPNOTSUPP, .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Opens a file for several writes.
@@ -106,9 +96,35 @@ impl Target<'_> {
         }
     }
 
-    fn error(&self, field: &str, file: &str, value: &str, errno: Errno) -> Error {
-        let hint = match errno {
-            Errno::NOENT => Hint::new("this kernel does not have that file"),
+    /// Opens a file for reading what is there and writing after that; none if that is impossible.
+    pub fn open_both(&self, file: &str) -> Option<OwnedFd> {
+        dir::open_for_both(&self.member.dir, file).ok()
+    }
+
+    /// Whether both are the same cgroup.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.member, other.member)
+    }
+
+    pub fn error(&self, field: &str, file: &str, value: &str, errno: Errno) -> Error {
+        let hint = match (file, errno) {
+            ("memory.memsw.limit_in_bytes" | "memory.swap.max", Errno::NOENT) => {
+                Hint::new("this kernel does not count swap, boot with swapaccount=1")
+            }
+            (_, Errno::NOENT) => Hint::new("this kernel does not have that file"),
+            // It is in use and cannot be reclaimed.
+            ("memory.limit_in_bytes", Errno::BUSY) => match self.read("memory.usage_in_bytes") {
+                Ok(usage) => Hint::new(format!("{usage} bytes are in use")),
+                Err(_) => Hint::none(),
+            },
+            ("memory.limit_in_bytes", Errno::INVAL) => {
+                match self.read("memory.memsw.limit_in_bytes") {
+                    Ok(both) => {
+                        Hint::new(format!("memory and swap together are limited to {both}"))
+                    }
+                    Err(_) => Hint::none(),
+                }
+            }
             _ => Hint::none(),
         };
         Error::Write {
@@ -122,6 +138,6 @@ impl Target<'_> {
 }
 
 /// Whether an error is the kernel's refusal with this errno.
-pub(crate) fn refused_with(result: &Result<(), Error>, refusal: Errno) -> bool {
-    matches!(result, Err(Error::Write { errno, .. }) if *errno == refusal)
+pub(crate) fn refused_with(error: &Error, refusal: Errno) -> bool {
+    matches!(error, Error::Write { errno, .. } if *errno == refusal)
 }

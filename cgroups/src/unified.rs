@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::cgroup::Cgroup;
+use crate::changes::Changes;
 use crate::error::{Error, Hint};
 
 const FIELD: &str = "linux.resources.unified";
@@ -10,7 +11,11 @@ const FIELD: &str = "linux.resources.unified";
 /// Files with the prefix `cgroup` belong to no controller: every v2 cgroup has
 /// them. A value of several lines is written line by line, because the kernel
 /// takes one request at a time.
-pub(crate) fn apply(cgroup: &Cgroup, files: &HashMap<String, String>) -> Result<(), Error> {
+pub(crate) fn plan<'a>(
+    cgroup: &'a Cgroup,
+    files: &'a HashMap<String, String>,
+    changes: &mut Changes<'a>,
+) -> Result<(), Error> {
     // In a fixed order, so that an error is always the same one.
     for (file, value) in files.iter().collect::<BTreeMap<_, _>>() {
         let field = format!("{FIELD}.{file}");
@@ -27,15 +32,14 @@ pub(crate) fn apply(cgroup: &Cgroup, files: &HashMap<String, String>) -> Result<
             });
         }
         for line in value.lines().filter(|line| !line.is_empty()) {
-            target.write(&field, file, line)?;
+            changes.add(target, field.clone(), file, line);
         }
     }
     Ok(())
 }
 
 fn controller<'a>(field: &str, file: &'a str) -> Result<&'a str, Error> {
-    let invalid =
-        |reason| Error::Invalid { field: field.to_owned(), value: file.to_owned(), reason };
+    let invalid = |reason: &'static str| Error::invalid(field, file, reason);
     if file.contains(['/', '\0']) {
         return Err(invalid("must be a file name, without slashes"));
     }
@@ -49,6 +53,12 @@ fn controller<'a>(field: &str, file: &'a str) -> Result<&'a str, Error> {
 mod tests {
     use super::*;
     use crate::testing::Fake;
+
+    fn apply(cgroup: &Cgroup, files: &HashMap<String, String>) -> Result<(), Error> {
+        let mut changes = Changes::default();
+        plan(cgroup, files, &mut changes)?;
+        changes.apply()
+    }
 
     fn one(file: &str, value: &str) -> HashMap<String, String> {
         HashMap::from([(file.to_owned(), value.to_owned())])

@@ -21,6 +21,7 @@ mod spec;
 mod start;
 mod state;
 mod terminal;
+mod update;
 mod usage;
 mod words;
 
@@ -73,6 +74,8 @@ enum Command {
     Start(start::Start),
     #[command(args_override_self = true)]
     State(state::State),
+    #[command(args_override_self = true)]
+    Update(Box<update::Update>),
 }
 
 impl Command {
@@ -127,6 +130,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::Spec(command) => command.execute(),
         Command::Start(command) => command.execute(global),
         Command::State(command) => command.execute(global),
+        Command::Update(command) => command.execute(global),
     }
 }
 

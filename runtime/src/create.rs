@@ -26,6 +26,7 @@ use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::process::Process;
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
+use crate::update;
 
 /// What `create` and `run` are asked for.
 pub struct Options<'a> {
@@ -245,6 +246,7 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: &kiln_cgroups::Paths) -> 
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         owner: rustix::process::geteuid().as_raw(),
         cgroup: Some(paths.clone()),
+        check_memory: update::checks_memory(spec),
         poststart: plan.hooks.poststart().clone(),
         poststop: plan.hooks.poststop().clone(),
     }

@@ -32,6 +32,7 @@ pub mod start;
 pub mod state;
 pub mod sys;
 pub mod template;
+pub mod update;
 pub mod wait;
 
 pub use error::Error;

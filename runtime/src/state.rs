@@ -83,6 +83,9 @@ pub struct State {
     pub owner: u32,
     /// Where its cgroups are; absent where it has none.
     pub cgroup: Option<kiln_cgroups::Paths>,
+    /// linux.resources.memory.checkBeforeUpdate, for `update`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check_memory: bool,
     /// Hooks that are still to run, as they were at `create`.
     pub poststart: Option<Vec<Hook>>,
     /// The same, after the container has stopped.
@@ -430,6 +433,7 @@ mod tests {
             annotations: BTreeMap::new(),
             owner: 0,
             cgroup: None,
+            check_memory: false,
             poststart: None,
             poststop: None,
         }
