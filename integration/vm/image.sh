@@ -106,7 +106,7 @@ fill_root() (
     chroot . systemctl --quiet mask getty.target systemd-update-utmp.service \
         systemd-update-utmp-runlevel.service systemd-random-seed.service \
         systemd-journal-flush.service systemd-pstore.service hwclock.service \
-        apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer \
+        apparmor.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer \
         sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount \
         modprobe@.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount
 )
