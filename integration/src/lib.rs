@@ -19,6 +19,7 @@
 // A harness reports by panicking, which is what a test is to do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod agent;
 pub mod binary;
 mod bundle;
 pub mod cgroup;

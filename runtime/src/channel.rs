@@ -46,6 +46,8 @@ pub enum ToRuntime {
     Ready,
     /// The engine has the workload and runs it (execve says so by closing the connection).
     Started,
+    /// The seccomp filter is installed; with the message comes its listener, for the agent.
+    Listener,
     /// A step failed; init is ending.
     Failed(Failure),
 }
@@ -80,8 +82,12 @@ impl Channel {
     ///
     /// # Errors
     /// EPIPE if the peer is gone.
-    pub fn send_with(&self, message: ToInit, descriptors: &[OwnedFd]) -> Result<(), Errno> {
-        let bytes = serde_json::to_vec(&message).map_err(|_| Errno::INVAL)?;
+    pub fn send_with(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[OwnedFd],
+    ) -> Result<(), Errno> {
+        let bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -92,27 +98,43 @@ impl Channel {
         retry(|| rustix::net::sendmsg(&self.0, &text, &mut control, flags)).map(drop)
     }
 
-    /// In init: waits for `expected` and returns its descriptors, close-on-exec.
+    /// Waits for one message and its descriptors, close-on-exec; None when the peer has closed its
+    /// end.
     ///
     /// # Errors
-    /// EPIPE for the runtime's death and for another message.
-    pub fn expect_with(&self, expected: ToInit) -> Result<Vec<OwnedFd>, Errno> {
+    /// Those of recvmsg(2); EBADMSG for what is no message.
+    pub fn receive_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut buffer = [0; 64];
+        let mut buffer = [0; MAX_MESSAGE];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let length = retry(|| {
+        let received = retry(|| {
             let mut text = [IoSliceMut::new(&mut buffer)];
             rustix::net::recvmsg(&self.0, &mut text, &mut control, flags)
-        })?
-        .bytes;
+        });
+        let length = match received {
+            Ok(received) if received.bytes == 0 => return Ok(None),
+            Ok(received) => received.bytes,
+            // See receive().
+            Err(Errno::CONNRESET) => return self.receive_with(),
+            Err(errno) => return Err(errno),
+        };
         let descriptors = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
         let descriptors = descriptors.flatten().collect();
-        match serde_json::from_slice::<ToInit>(&buffer[..length]) {
-            Ok(message) if message == expected => Ok(descriptors),
+        let message = serde_json::from_slice(&buffer[..length]).map_err(|_| Errno::BADMSG)?;
+        Ok(Some((message, descriptors)))
+    }
+
+    /// In init: waits for `expected` and returns its descriptors, close-on-exec.
+    ///
+    /// # Errors
+    /// EPIPE for the runtime's death and for another message.
+    pub fn expect_with(&self, expected: ToInit) -> Result<Vec<OwnedFd>, Errno> {
+        match self.receive_with()? {
+            Some((message, descriptors)) if expected == message => Ok(descriptors),
             _ => Err(Errno::PIPE),
         }
     }
@@ -193,11 +215,11 @@ mod tests {
     fn descriptors_come_with_their_message() {
         let (a, b) = Channel::pair().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
-        a.send_with(ToInit::CgroupReady, &[write]).unwrap();
+        a.send_with(&ToInit::CgroupReady, &[write]).unwrap();
         let descriptors = b.expect_with(ToInit::CgroupReady).unwrap();
         rustix::io::write(&descriptors[0], b"x").unwrap();
         assert_eq!(rustix::io::read(&read, &mut [0; 2]).unwrap(), 1);
-        a.send_with(ToInit::CgroupReady, &[]).unwrap();
+        a.send_with(&ToInit::CgroupReady, &[]).unwrap();
         assert_eq!(b.expect_with(ToInit::Network).unwrap_err(), Errno::PIPE);
         drop(a);
         assert_eq!(b.expect_with(ToInit::Network).unwrap_err(), Errno::PIPE);

@@ -21,6 +21,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
 use crate::init::{self, Init};
+use crate::listener::{Agent, Listener};
 use crate::mounts;
 use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::process::Process;
@@ -87,7 +88,10 @@ pub fn create(options: Options<'_>) -> Result<(), Error> {
 /// As for [`create`]; also if the workload cannot be executed. Nothing is left behind.
 pub fn run(options: Options<'_>, confirm: Confirm) -> Result<Container, Error> {
     let mut container = launch(options, false)?;
-    container.confirm_at_end = confirm == Confirm::AtEnd && container.state.poststart.is_none();
+    let state = &container.state;
+    // A seccomp agent must be told of the workload.
+    let attended = state.poststart.is_some() || state.listener.is_some();
+    container.confirm_at_end = confirm == Confirm::AtEnd && !attended;
     if let Err(error) = container.start() {
         container.abandon();
         return Err(error);
@@ -195,13 +199,13 @@ fn build(
         tell(&channel, ToInit::Mapped)?;
     }
     if let Some(network) = plan.namespaces.make_network()? {
-        still_there(channel.send_with(ToInit::Network, &[network]))?;
+        still_there(channel.send_with(&ToInit::Network, &[network]))?;
     }
     cgroup.create_v1(paths)?;
     if !paths.is_v2() {
         apply(cgroup, &plan)?;
     }
-    still_there(channel.send_with(ToInit::CgroupReady, &cgroup.entrances()?))?;
+    still_there(channel.send_with(&ToInit::CgroupReady, &cgroup.entrances()?))?;
     log::debug!("container {}: cgroups made", state.id);
     let process = Process::of(pid)?;
     dir.write_init(&process)?;
@@ -249,6 +253,7 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: &kiln_cgroups::Paths) -> 
         check_memory: update::checks_memory(spec),
         poststart: plan.hooks.poststart().clone(),
         poststop: plan.hooks.poststop().clone(),
+        listener: plan.listener.clone(),
     }
 }
 
@@ -311,7 +316,7 @@ fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Res
             }
             Some(ToRuntime::Ready) => return Ok(()),
             Some(ToRuntime::Failed(failure)) => return Err(failure.into()),
-            Some(ToRuntime::Started) | None => return Err(gone(pidfd)),
+            Some(ToRuntime::Started | ToRuntime::Listener) | None => return Err(gone(pidfd)),
         }
     }
 }
@@ -385,21 +390,22 @@ fn end(pidfd: &OwnedFd) {
 impl Container {
     /// Tells init to execute the workload and waits until it has, unless that is put off.
     fn start(&self) -> Result<(), Error> {
+        let agent = self.state.listener.as_ref().map(Listener::connect).transpose()?;
         still_there(self.channel.send(&ToInit::Start))?;
         if self.confirm_at_end {
             return Ok(());
         }
-        self.confirm()?;
+        self.confirm(agent)?;
         run_poststart(&self.state)
     }
 
     /// Before init is reaped: says why, if it ended without having executed the workload.
     pub(crate) fn confirm_ended(&self) -> Result<(), Error> {
-        if self.confirm_at_end { self.confirm() } else { Ok(()) }
+        if self.confirm_at_end { self.confirm(None) } else { Ok(()) }
     }
 
-    fn confirm(&self) -> Result<(), Error> {
-        await_workload(&self.channel)?;
+    fn confirm(&self, agent: Option<Agent<'_>>) -> Result<(), Error> {
+        await_workload(&self.channel, &self.state, agent)?;
         // Init's death closes the channel, too.
         let executed = self.state.init.as_ref().is_none_or(Process::has_left_runtime);
         if !executed && !self.engine {
@@ -440,13 +446,32 @@ impl Container {
     }
 }
 
-/// Waits for init's last word: the end of the channel means that execve(2) has succeeded.
-pub(crate) fn await_workload(channel: &Channel) -> Result<(), Error> {
-    match channel.receive().step(|| "wait for the workload".to_owned())? {
-        None | Some(ToRuntime::Started) => Ok(()),
-        Some(ToRuntime::Failed(failure)) => Err(failure.into()),
-        Some(other) => {
-            Err(Failure::because("wait for the workload", format!("init said {other:?}")).into())
+/// Waits for init's last word: the end of the channel means that execve(2) has succeeded. If the
+/// workload's seccomp filter notifies, `agent` is told before.
+pub(crate) fn await_workload(
+    channel: &Channel,
+    state: &State,
+    mut agent: Option<Agent<'_>>,
+) -> Result<(), Error> {
+    let step = || "wait for the workload".to_owned();
+    let unexpected =
+        |what: &ToRuntime| Failure::because(step(), format!("init said {what:?}")).into();
+    let mut started = false;
+    loop {
+        match channel.receive_with().step(step)? {
+            None => return Ok(()),
+            Some((ToRuntime::Started, _)) => started = true,
+            Some((ToRuntime::Failed(failure), _)) => return Err(failure.into()),
+            Some((message @ ToRuntime::Listener, descriptors)) => {
+                let [listener] = &descriptors[..] else { return Err(unexpected(&message)) };
+                let agent = agent.take().ok_or_else(|| unexpected(&message))?;
+                let pid = state.init.as_ref().map_or(0, |init| init.pid);
+                agent.send(listener, state, Status::Created, pid)?;
+            }
+            Some((other, _)) => return Err(unexpected(&other)),
+        }
+        if started && agent.is_none() {
+            return Ok(());
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::seccomp;
 
 /// Any 1.x is accepted; this is the latest whose properties have been looked at.
-const OCI_VERSION_MAX: &str = "1.3.0";
+pub const OCI_VERSION_MAX: &str = "1.3.0";
 
 /// In the order of their numbers, as runc has them.
 const CAPABILITIES: [&str; 41] = [
@@ -108,7 +108,7 @@ struct Cgroup {
 #[serde(rename_all = "camelCase")]
 struct Seccomp {
     enabled: bool,
-    actions: [&'static str; 8],
+    actions: [&'static str; 9],
     operators: [&'static str; 7],
     archs: Vec<Arch>,
     known_flags: [&'static str; 4],
@@ -190,6 +190,7 @@ fn linux() -> Linux {
                 "SCMP_ACT_KILL_PROCESS",
                 "SCMP_ACT_KILL_THREAD",
                 "SCMP_ACT_LOG",
+                "SCMP_ACT_NOTIFY",
                 "SCMP_ACT_TRACE",
                 "SCMP_ACT_TRAP",
             ],

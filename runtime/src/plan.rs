@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_hooks::Stage;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxPersonalityDomain, LinuxResources, PosixRlimitType, Process, Spec,
+    Hooks, Linux, LinuxPersonalityDomain, LinuxResources, LinuxSeccomp, PosixRlimitType, Process,
+    Spec,
 };
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
@@ -16,6 +17,7 @@ use rustix::thread::CapabilitySet;
 use crate::bundle::Bundle;
 use crate::devices::{self, Device};
 use crate::error::{Error, Step};
+use crate::listener::Listener;
 use crate::mounts::{self, MountPlan};
 use crate::namespaces::Namespaces;
 use crate::scheduling::Scheduling;
@@ -61,6 +63,8 @@ pub struct Plan {
     pub process: ProcessPlan,
     /// linux.seccomp, compiled.
     pub seccomp: Option<seccomp::Filter>,
+    /// Who answers for SCMP_ACT_NOTIFY, where the filter has it.
+    pub listener: Option<Listener>,
 }
 
 /// The workload: what `process` asks for.
@@ -149,17 +153,9 @@ impl Plan {
         let rootfs_path = bundle.rootfs()?;
         let rootfs = mounts::open_dir(&rootfs_path)
             .step(|| format!("root.path: open {}", rootfs_path.display()))?;
-        let seccomp = match linux.seccomp() {
-            Some(section) => {
-                let cache = seccomp::Cache::system();
-                let filter = seccomp::filter(section, cache.as_ref())?;
-                if filter.needs_listener() {
-                    let field = "linux.seccomp.listenerPath";
-                    return Err(Error::config(field, "SCMP_ACT_NOTIFY is not supported yet"));
-                }
-                Some(filter)
-            }
-            None => None,
+        let (seccomp, listener) = match linux.seccomp() {
+            Some(section) => seccomp_filter(section)?,
+            None => (None, None),
         };
         for mount in &mut mounts {
             mount.open(namespaces.maps())?;
@@ -181,8 +177,21 @@ impl Plan {
             hooks,
             process,
             seccomp,
+            listener,
         })
     }
+}
+
+/// linux.seccomp, compiled, with the agent that it needs if it notifies.
+///
+/// # Errors
+/// The section is wrong, or there is no agent.
+pub fn seccomp_filter(
+    section: &LinuxSeccomp,
+) -> Result<(Option<seccomp::Filter>, Option<Listener>), Error> {
+    let filter = seccomp::filter(section, seccomp::Cache::system().as_ref())?;
+    let listener = filter.needs_listener().then(|| Listener::new(section)).transpose()?;
+    Ok((Some(filter), listener))
 }
 
 /// The hooks that the runtime runs while init waits, in their order.

@@ -5,6 +5,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::channel::{Channel, ToInit};
 use crate::create::{await_workload, run_poststart};
 use crate::error::{Error, Step};
+use crate::listener::Listener;
 use crate::state::{ContainerDir, START_SOCKET, State, Status};
 
 /// Executes the workload of a created container and returns once it runs.
@@ -20,6 +21,8 @@ pub fn start(dir: &ContainerDir) -> Result<(), Error> {
         Status::Created => {}
         status => return Err(refused(status)),
     }
+    // Before anything is started: without the agent the container stays as it is.
+    let agent = state.listener.as_ref().map(Listener::connect).transpose()?;
     let step = || format!("start container {}", dir.id());
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).step(step)?;
@@ -32,7 +35,13 @@ pub fn start(dir: &ContainerDir) -> Result<(), Error> {
     }
     let channel = Channel::from_socket(socket);
     channel.send(&ToInit::Start).step(step)?;
-    await_workload(&channel)?;
+    let notifies = agent.is_some();
+    let workload = await_workload(&channel, &state, agent);
+    if let (true, Err(_), Some(init)) = (notifies, &workload, &state.init) {
+        // It would wait for the agent for ever. If it has ended by itself, so much the better.
+        let _ = init.signal(libc::SIGKILL);
+    }
+    workload?;
     after_start(&state)
 }
 

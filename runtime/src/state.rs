@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
+use crate::listener::Listener;
 use crate::process::Process;
 
 /// The socket on which a created container's init waits for `start`.
@@ -90,6 +91,9 @@ pub struct State {
     pub poststart: Option<Vec<Hook>>,
     /// The same, after the container has stopped.
     pub poststop: Option<Vec<Hook>>,
+    /// The seccomp agent that is to be told of the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<Listener>,
 }
 
 /// The state as `state` prints it and as hooks get it: runtime.md#state, with runc's additions
@@ -436,6 +440,7 @@ mod tests {
             check_memory: false,
             poststart: None,
             poststop: None,
+            listener: None,
         }
     }
 

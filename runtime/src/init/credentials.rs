@@ -6,6 +6,8 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::notify;
+use crate::channel::Channel;
 use crate::error::{Error, Failure, Step};
 use crate::plan::{Capabilities, ProcessPlan};
 use crate::seccomp::Filter;
@@ -53,10 +55,20 @@ pub fn become_user(process: &ProcessPlan, filter: bool) -> Result<(), Error> {
 
 /// Installs the seccomp filter: the very last step, so that it need not allow anything for us but
 /// execve(2), and capset(2) where there is no no_new_privs.
-pub fn confine(process: &ProcessPlan, filter: Option<&Filter>) -> Result<(), Error> {
+///
+/// One that notifies has its listener sent over `channel`.
+pub fn confine(
+    process: &ProcessPlan,
+    filter: Option<&Filter>,
+    channel: &Channel,
+) -> Result<(), Error> {
     let Some(filter) = filter else { return Ok(()) };
-    sys::seccomp_set_filter(filter.program(), filter.flags())
-        .step(|| "install the seccomp filter".to_owned())?;
+    if filter.needs_listener() {
+        notify::install(filter, channel)?;
+    } else {
+        sys::seccomp_set_filter(filter.program(), filter.flags())
+            .step(|| "install the seccomp filter".to_owned())?;
+    }
     match process.no_new_privileges {
         true => Ok(()),
         false => set_capabilities(process.capabilities, CapabilitySet::empty()),

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Launch, credentials};
-use crate::channel::ToRuntime;
+use crate::channel::{Channel, ToRuntime};
 use crate::engine::{Engine, Workload};
 use crate::error::{Error, Failure, Step};
 use crate::plan::ProcessPlan;
@@ -50,7 +50,11 @@ pub fn check_executable(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), 
 }
 
 /// Executes the workload; returns only if it cannot.
-pub fn execute(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<i32, Error> {
+pub fn execute(
+    process: &ProcessPlan,
+    seccomp: Option<&Filter>,
+    channel: &Channel,
+) -> Result<i32, Error> {
     let (args, env) = process.c_strings()?;
     sys::reset_signals();
     let program = candidates(process, |path| {
@@ -59,7 +63,7 @@ pub fn execute(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<i32, E
     })?;
     let path = CString::new(program.as_os_str().as_bytes())
         .map_err(|_| Error::config("process.args[0]", "has a NUL byte"))?;
-    credentials::confine(process, seccomp)?;
+    credentials::confine(process, seccomp, channel)?;
     let Err(errno) = sys::execve(&path, &args, &env);
     Err(exec_failure(process, errno))
 }
@@ -137,9 +141,17 @@ pub fn run_engine(engine: Box<dyn Engine>, launch: &Launch<'_>) -> Result<i32, E
     launch.channel.send(&ToRuntime::Started).step(|| "tell the runtime".to_owned())?;
     // Nobody uses or drops the objects that own them any more: init ends when the guest does.
     let engine = Box::leak(engine);
-    sys::close_range(3_u32.saturating_add(launch.preserve_fds), CloseRange::Close)
-        .step(|| "close descriptors".to_owned())?;
-    if let Err(error) = credentials::confine(process, launch.seccomp) {
+    let close = || {
+        sys::close_range(3_u32.saturating_add(launch.preserve_fds), CloseRange::Close)
+            .step(|| "close descriptors".to_owned())
+    };
+    let confine = || credentials::confine(process, launch.seccomp, launch.channel);
+    // The listener goes over the channel, which is one of them.
+    let confined = match launch.seccomp.is_some_and(Filter::needs_listener) {
+        false => close().and_then(|()| confine()),
+        true => confine().and_then(|()| close()),
+    };
+    if let Err(error) = confined {
         eprintln!("kiln: {error}");
         return Ok(1);
     }

@@ -54,7 +54,7 @@ impl Launch<'_> {
         exec::enter_cwd(process).or(entered)?;
         exec::close_descriptors(self.preserve_fds)?;
         match self.engine.take() {
-            None => exec::execute(process, self.seccomp),
+            None => exec::execute(process, self.seccomp, self.channel),
             Some(engine) => exec::run_engine(engine, &self),
         }
     }

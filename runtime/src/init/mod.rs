@@ -14,6 +14,7 @@ mod hostname;
 mod launch;
 mod limits;
 mod mounts;
+mod notify;
 mod paths;
 mod pivot;
 mod rootfs;

@@ -94,7 +94,7 @@ impl<'a> Plan<'a> {
         if default.kind == LinuxSeccompAction::ScmpActNotify {
             return Err(wrong(
                 "linux.seccomp.defaultAction",
-                "SCMP_ACT_NOTIFY cannot be the default action",
+                "SCMP_ACT_NOTIFY cannot be used as default action",
             ));
         }
         let rules = seccomp.syscalls().as_deref().unwrap_or_default();
@@ -146,12 +146,14 @@ impl<'a> Rule<'a> {
         if entry.names().is_empty() {
             return Err(wrong(field("names"), "no system call is named"));
         }
-        // Init may have to write(2) to have its listener passed on, and would wait for ever. runc
-        // refuses it as well.
+        // init/notify.rs could do it; runc cannot, and what it refuses is refused here.
         if action.kind == LinuxSeccompAction::ScmpActNotify
             && entry.names().iter().any(|name| name == "write")
         {
-            return Err(wrong(field("action"), "SCMP_ACT_NOTIFY cannot be used for write"));
+            return Err(wrong(
+                field("action"),
+                "SCMP_ACT_NOTIFY cannot be used for the write syscall",
+            ));
         }
         let args = entry.args().as_deref().unwrap_or_default();
         for (at, arg) in args.iter().enumerate() {

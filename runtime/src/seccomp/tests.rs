@@ -333,7 +333,7 @@ fn what_cannot_be_meant_is_refused_by_field() {
         ),
         (
             json!({"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/run/agent"}),
-            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be the default action",
+            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action",
         ),
         (
             json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}),
@@ -345,7 +345,7 @@ fn what_cannot_be_meant_is_refused_by_field() {
         ),
         (
             rule(json!({"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"})),
-            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY cannot be used for write",
+            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY cannot be used for the write syscall",
         ),
         (
             rule(json!({"names": [], "action": "SCMP_ACT_ERRNO"})),
