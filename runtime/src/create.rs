@@ -182,6 +182,7 @@ fn build(
         pivot: options.pivot,
         keyring: options.keyring,
         preserve_fds: options.preserve_fds,
+        proc: None,
     };
     let (pid, pidfd) = match init.plan.namespaces.clone(cgroup.v2_dir())? {
         Cloned::Child => {

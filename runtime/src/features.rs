@@ -92,6 +92,7 @@ struct Switch {
     enabled: bool,
 }
 
+const YES: Switch = Switch { enabled: true };
 const NO: Switch = Switch { enabled: false };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -207,8 +208,8 @@ fn linux() -> Linux {
             known_flags: seccomp::FLAGS,
             supported_flags: seccomp::supported_flags(),
         },
-        apparmor: NO,
-        selinux: NO,
+        apparmor: YES,
+        selinux: YES,
         intel_rdt: NO,
         memory_policy: MemoryPolicy { modes: [], flags: [] },
         mount_extensions: MountExtensions { idmap: Switch { enabled: true } },

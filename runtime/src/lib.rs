@@ -18,6 +18,7 @@ pub mod features;
 pub mod id;
 pub mod init;
 pub mod kill;
+pub mod labels;
 pub mod listener;
 pub mod mounts;
 pub mod namespaces;

@@ -110,6 +110,9 @@ const OPTIONS: &[(&str, Effect)] = {
     ]
 };
 
+/// The option that gives all files of a filesystem an SELinux label: mount(8).
+pub const CONTEXT: &str = "context";
+
 /// The names of all options that kiln itself understands, sorted, for `features`.
 pub fn option_names() -> Vec<&'static str> {
     OPTIONS.iter().map(|(name, _)| *name).collect()
@@ -240,6 +243,16 @@ impl MountPlan {
             copy_up: options.copy_up,
             id_map,
         })
+    }
+
+    /// Gives a new filesystem the SELinux label `label`. Not those whose files the policy labels
+    /// (runc's list); mqueue takes it another way, see [`crate::init::mounts`].
+    pub fn label(&mut self, label: &str) {
+        if let Source::New { fstype, data, .. } = &mut self.source
+            && !matches!(fstype.as_str(), "proc" | "sysfs" | "mqueue")
+        {
+            data.push((CONTEXT.to_owned(), Some(label.to_owned())));
+        }
     }
 
     /// In the runtime, before init exists: makes the detached mount of a bind mount that init

@@ -17,6 +17,7 @@ use rustix::thread::CapabilitySet;
 use crate::bundle::Bundle;
 use crate::devices::{self, Device};
 use crate::error::{Error, Step};
+use crate::labels::{self, Labels};
 use crate::listener::Listener;
 use crate::mounts::{self, MountPlan};
 use crate::namespaces::Namespaces;
@@ -65,6 +66,8 @@ pub struct Plan {
     pub seccomp: Option<seccomp::Filter>,
     /// Who answers for SCMP_ACT_NOTIFY, where the filter has it.
     pub listener: Option<Listener>,
+    /// linux.mountLabel.
+    pub mount_label: Option<String>,
 }
 
 /// The workload: what `process` asks for.
@@ -100,6 +103,8 @@ pub struct ProcessPlan {
     pub scheduling: Scheduling,
     /// linux.personality.
     pub personality: Option<u32>,
+    /// process.apparmorProfile and process.selinuxLabel.
+    pub labels: Labels,
 }
 
 /// The five capability sets; without process.capabilities all are empty.
@@ -131,7 +136,7 @@ impl Plan {
         let linux = spec.linux().clone().unwrap_or_default();
         let process =
             spec.process().as_ref().ok_or_else(|| Error::config("process", "is needed"))?;
-        refuse_unsupported(process, &linux)?;
+        refuse_unsupported(&linux)?;
         let namespaces = Namespaces::new(&linux)?;
         let hostname = named(&namespaces, "hostname", spec.hostname())?;
         let domainname = named(&namespaces, "domainname", spec.domainname())?;
@@ -160,6 +165,10 @@ impl Plan {
         for mount in &mut mounts {
             mount.open(namespaces.maps())?;
         }
+        let mount_label = labels::mount_label(&linux)?;
+        if let Some(label) = &mount_label {
+            mounts.iter_mut().for_each(|mount| mount.label(label));
+        }
         Ok(Self {
             namespaces,
             rootfs,
@@ -178,6 +187,7 @@ impl Plan {
             process,
             seccomp,
             listener,
+            mount_label,
         })
     }
 }
@@ -250,6 +260,7 @@ impl ProcessPlan {
                 LinuxPersonalityDomain::PerLinux => PER_LINUX,
                 LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
             }),
+            labels: Labels::new(process)?,
         };
         plan.c_strings()?;
         if let Some(score) = plan.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
@@ -304,12 +315,8 @@ fn check_version(spec: &Spec) -> Result<(), Error> {
 }
 
 /// Fields that ask for something that kiln does not do yet must not be passed over in silence.
-fn refuse_unsupported(process: &Process, linux: &Linux) -> Result<(), Error> {
-    let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
     let unsupported = [
-        ("process.apparmorProfile", given(process.apparmor_profile())),
-        ("process.selinuxLabel", given(process.selinux_label())),
-        ("linux.mountLabel", given(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),

@@ -1,12 +1,14 @@
 //! From a process in its container to the user's program: what init and an exec'd process
 //! ([`crate::exec`]) do alike, once they are where the program is to run.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::{credentials, exec, limits};
 use crate::channel::Channel;
 use crate::engine::Engine;
 use crate::error::{Error, Step};
+use crate::labels::When;
 use crate::passwd;
 use crate::plan::ProcessPlan;
 use crate::seccomp::Filter;
@@ -28,6 +30,8 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// Whether process.rlimits are still to be set; else the runtime has.
     pub limits: bool,
+    /// A procfs of this process's pid namespace, made by us, where the process has labels.
+    pub proc: Option<&'a OwnedFd>,
 }
 
 impl Launch<'_> {
@@ -47,11 +51,17 @@ impl Launch<'_> {
             limits::set(process)?;
         }
         process.scheduling.apply()?;
+        if self.engine.is_none() {
+            process.labels.apply(When::Exec, self.proc)?;
+        }
         // From here on this process is the container's user, with its capabilities only (and what
         // it takes to install the seccomp filter, which comes last).
         credentials::become_user(process, self.seccomp.is_some())?;
         // Either may lack the permission: root in a directory of NFS, the user in one of root's.
         exec::enter_cwd(process).or(entered)?;
+        if self.engine.is_some() {
+            process.labels.apply(When::Now, self.proc)?;
+        }
         exec::close_descriptors(self.preserve_fds)?;
         match self.engine.take() {
             None => exec::execute(process, self.seccomp, self.channel),

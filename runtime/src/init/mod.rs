@@ -61,6 +61,9 @@ pub struct Init {
     pub keyring: bool,
     /// How many descriptors from 3 on the workload gets.
     pub preserve_fds: u32,
+    /// A procfs of the container's pid namespace, where the workload's labels need one; init
+    /// makes it.
+    pub proc: Option<OwnedFd>,
 }
 
 impl Init {
@@ -127,6 +130,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
     if let Some(proc) = &proc {
         sysctl::write_all(&plan.sysctl, proc)?;
     }
+    init.proc = proc.filter(|_| plan.process.labels.any());
     paths::make_readonly(plan, &root)?;
     paths::mask(plan, &root, &null)?;
     rootfs::finish(plan, &init.tree)?;
@@ -185,6 +189,7 @@ fn start(init: &mut Init) -> Result<i32, Error> {
         engine: init.engine.take(),
         preserve_fds: init.preserve_fds,
         limits: !init.wait_before_start,
+        proc: init.proc.as_ref(),
     };
     launch.run()
 }

@@ -16,7 +16,7 @@ use rustix::mount::{
 use super::cgroup::{self, Ready};
 use super::copy_up;
 use crate::error::{Error, Failure, Step};
-use crate::mounts::{MountPlan, Source, clone_tree};
+use crate::mounts::{CONTEXT, MountPlan, Source, clone_tree};
 use crate::plan::Plan;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
@@ -50,6 +50,9 @@ pub fn make_all(
                     ready.network()?;
                 }
                 new(mount, root, fstype, data, flags)?;
+                if let ("mqueue", Some(label)) = (fstype.as_str(), &plan.mount_label) {
+                    label_root(mount, root, label)?;
+                }
             }
             Source::Cgroup => {
                 ready.cgroup()?;
@@ -143,6 +146,14 @@ fn new(
     };
     set_propagation(mount, &tree)?;
     attach(&tree, &target).step(|| name(mount))
+}
+
+/// mqueue takes no context option; its root has an attribute instead, as runc sets it.
+fn label_root(mount: &MountPlan, root: &Rooted<'_>, label: &str) -> Result<(), Error> {
+    let step = || format!("set linux.mountLabel of {}", name(mount));
+    let dir = root.open(&mount.destination, OFlags::RDONLY | OFlags::DIRECTORY).step(step)?;
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::fsetxattr(&dir, "security.selinux", label.as_bytes(), flags).step(step)
 }
 
 fn real_dir(root: &Rooted<'_>, path: &Path) -> Result<OwnedFd, Errno> {
@@ -259,6 +270,8 @@ fn old_api(
 ) -> Result<(), Error> {
     use std::os::fd::AsRawFd;
     let words = data.iter().map(|(key, value)| match value {
+        // A label's categories have commas between them.
+        Some(value) if key == CONTEXT => format!("{key}=\"{value}\""),
         Some(value) => format!("{key}={value}"),
         None => key.clone(),
     });

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::mounts::{Filesystem, attach};
 use crate::error::{Error, Failure, Step};
-use crate::mounts::clone_open;
+use crate::mounts::{CONTEXT, clone_open};
 use crate::plan::Plan;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
@@ -53,18 +53,7 @@ pub fn mask(plan: &Plan, root: &Rooted<'_>, null: &OwnedFd) -> Result<(), Error>
         };
         let stat = rustix::fs::fstat(&target).step(step)?;
         let mask = match FileType::from_raw_mode(stat.st_mode).is_dir() {
-            true => next(&mut empty, || {
-                Ok(Filesystem {
-                    fstype: "tmpfs",
-                    source: "tmpfs",
-                    data: &[
-                        ("nr_blocks".to_owned(), Some("1".to_owned())),
-                        ("nr_inodes".to_owned(), Some("1".to_owned())),
-                    ],
-                    flags: &["ro"],
-                }
-                .make(libc::MOUNT_ATTR_RDONLY)?)
-            }),
+            true => next(&mut empty, || empty_dir(plan.mount_label.as_deref())),
             false => next(&mut null_mounted, || match null.take() {
                 Some(null) => null.try_clone().step(step),
                 None => Err(Failure::because(step(), "nothing to mask it with").into()),
@@ -73,6 +62,14 @@ pub fn mask(plan: &Plan, root: &Rooted<'_>, null: &OwnedFd) -> Result<(), Error>
         attach(&mask?, &target).step(step)?;
     }
     Ok(())
+}
+
+fn empty_dir(label: Option<&str>) -> Result<OwnedFd, Error> {
+    let mut data: Vec<_> =
+        ["nr_blocks", "nr_inodes"].map(|limit| (limit.to_owned(), Some("1".to_owned()))).to_vec();
+    data.extend(label.map(|label| (CONTEXT.to_owned(), Some(label.to_owned()))));
+    let tmpfs = Filesystem { fstype: "tmpfs", source: "tmpfs", data: &data, flags: &["ro"] };
+    Ok(tmpfs.make(libc::MOUNT_ATTR_RDONLY)?)
 }
 
 /// The first time the mount made by `make`, afterwards copies of it: one superblock serves all.

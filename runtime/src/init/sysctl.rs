@@ -12,9 +12,9 @@ use super::mounts::Filesystem;
 use crate::error::{Error, Step};
 use crate::plan::Plan;
 
-/// Whether anything is to be written.
+/// Whether anything is to be written: sysctls, or labels of the workload's process.
 pub fn needs_proc(plan: &Plan) -> bool {
-    !plan.sysctl.is_empty()
+    !plan.sysctl.is_empty() || plan.process.labels.any()
 }
 
 /// A procfs of the container's pid namespace, attached nowhere.
