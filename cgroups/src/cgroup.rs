@@ -116,6 +116,11 @@ impl Cgroup {
         Ok(Self { members })
     }
 
+    /// Where it is: the hierarchies in which it has been made or opened.
+    pub fn paths(&self) -> Paths {
+        Paths::new(self.members.iter().map(|member| member.hierarchy.clone()).collect())
+    }
+
     /// Whether the cgroup was there in any hierarchy when it was opened.
     pub fn exists(&self) -> bool {
         !self.members.is_empty()
@@ -287,6 +292,12 @@ fn create_members<'a>(
         }
     }
     Ok(members)
+}
+
+/// In one hierarchy.
+pub(crate) fn create_member_alone(hierarchy: &Hierarchy) -> Result<Member, Error> {
+    let mut made = Made::default();
+    create_member(hierarchy, &mut made).inspect_err(|_| made.undo())
 }
 
 fn create_member<'a>(hierarchy: &'a Hierarchy, made: &mut Made<'a>) -> Result<Member, Error> {

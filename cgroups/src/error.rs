@@ -174,6 +174,34 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the caller lacks the permission, or there is no cgroup filesystem at all: a
+    /// container without limits can do without then.
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::NotMounted => true,
+            Self::Create { errno, .. }
+            | Self::Open { errno, .. }
+            | Self::Attach { errno, .. }
+            | Self::Write { errno, .. }
+            | Self::DeviceFilter { errno, .. } => {
+                matches!(*errno, Errno::PERM | Errno::ACCESS | Errno::ROFS)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it is about device rules.
+    pub fn is_about_devices(&self) -> bool {
+        const FIELD: &str = "linux.resources.devices";
+        match self {
+            Self::DeviceFilter { .. } => true,
+            Self::Write { field, .. } | Self::NoController { field, .. } => field == FIELD,
+            _ => false,
+        }
+    }
+}
+
 /// What to do about an error, when we know it; prints as ` (hint: ...)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hint(Option<String>);

@@ -13,7 +13,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `paths`, `mountinfo` | which hierarchies there are, and the cgroup's place in each |
-//! | `cgroup`, `dir`, `cpuset`, `subtree` | make, open, attach, remove |
+//! | `cgroup`, `permitted`, `dir`, `cpuset`, `subtree` | make, open, attach, remove |
 //! | `freezer`, `processes`, `events` | freeze, list, signal, kill, wait |
 //! | `resources`, `changes`, `target` | the order in which limits are written, and how |
 //! | `memory`, `cpu`, `pids`, `io`, `hugetlb`, `network`, `rdma`, `unified` | one controller each |
@@ -37,6 +37,7 @@ mod memory;
 mod mountinfo;
 mod network;
 mod paths;
+mod permitted;
 mod pids;
 mod processes;
 mod rdma;

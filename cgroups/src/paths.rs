@@ -42,6 +42,10 @@ pub struct Hierarchy {
 }
 
 impl Paths {
+    pub(crate) fn new(hierarchies: Vec<Hierarchy>) -> Self {
+        Self { hierarchies }
+    }
+
     /// Whether the unified hierarchy is the only one (not hybrid).
     pub fn is_v2(&self) -> bool {
         self.hierarchies.iter().all(Hierarchy::is_v2)
