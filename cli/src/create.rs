@@ -29,7 +29,7 @@ pub struct Create {
 impl Create {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         let root = global.root();
-        let mut options = options(&self.new, &root, engine)?;
+        let mut options = options(global, &self.new, &root, engine)?;
         options.console = self.new.console_socket.as_deref().map(connect).transpose()?;
         kiln_runtime::create::create(options)?;
         Ok(ExitCode::SUCCESS)
@@ -39,6 +39,7 @@ impl Create {
 /// What `create` and `run` do first: let go of what the caller leaked, make sure that the
 /// container cannot reach a writable kiln, read the bundle, and find out what runs it.
 pub fn options<'a>(
+    global: &Global,
     new: &'a NewContainer,
     root: &'a Path,
     engine: Option<Box<dyn Engine>>,
@@ -57,6 +58,7 @@ pub fn options<'a>(
         preserve_fds: new.descriptors()?,
         pivot: !new.no_pivot,
         keyring: !new.no_new_keyring,
+        rootless: global.rootless(),
         engine,
     })
 }
@@ -64,15 +66,12 @@ pub fn options<'a>(
 /// Before anything is opened: closes what the caller left open beyond stdio and what the
 /// container is to get, and sees to it that this executable is read-only.
 pub fn begin(new: &NewContainer, engine: bool) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("root is needed: rootless containers are not supported yet");
-    }
     let first = 3_u32.saturating_add(new.descriptors()?);
     close_range(first, CloseRange::Close).map_err(|errno| {
         anyhow::anyhow!("close descriptors: {}", errno_text(errno.raw_os_error()))
     })?;
     watch_children();
-    if engine && !sealed::is_sealed()? {
+    if engine && !sealed::is_safe()? {
         bail!("this executable is for kiln, which executes it for wasm containers");
     }
     sealed::ensure()

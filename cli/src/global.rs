@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use kiln_runtime::Error;
 use kiln_runtime::id::ContainerId;
+use kiln_runtime::privilege::Privilege;
 use kiln_runtime::state::{ContainerDir, StateRoot};
 
 /// How the log is written.
@@ -59,9 +60,6 @@ impl Global {
         if self.systemd_cgroup {
             bail!("--systemd-cgroup: the systemd driver is not supported yet, cgroupfs is");
         }
-        if self.rootless == Rootless::True {
-            bail!("--rootless true: not supported yet");
-        }
         Ok(())
     }
 
@@ -70,9 +68,19 @@ impl Global {
         if let Some(root) = &self.root {
             return root.clone();
         }
-        match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if !rustix::process::geteuid().is_root() => PathBuf::from(dir).join("kiln"),
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) if has_runtime_dir() => PathBuf::from(dir).join("kiln"),
             _ => PathBuf::from("/run/kiln"),
+        }
+    }
+
+    /// Whether missing permission for cgroups is forgiven.
+    pub fn rootless(&self) -> kiln_runtime::rootless::Rootless {
+        use kiln_runtime::rootless::Rootless as Forgiven;
+        match self.rootless {
+            Rootless::Auto => Forgiven::Auto,
+            Rootless::True => Forgiven::True,
+            Rootless::False => Forgiven::False,
         }
     }
 
@@ -87,6 +95,16 @@ impl Global {
         let root = self.open_root()?.ok_or_else(|| Error::NotFound(id.to_string()))?;
         let container = root.find(&id)?;
         Ok((root, container))
+    }
+}
+
+/// Whether XDG_RUNTIME_DIR is where a caller like us keeps state: runc's rule. Root of a user
+/// namespace that a user has made is still that user, unless USER says otherwise.
+fn has_runtime_dir() -> bool {
+    match Privilege::of_caller() {
+        Privilege::Root => false,
+        Privilege::User => true,
+        Privilege::NestedRoot => std::env::var_os("USER").is_none_or(|user| user != "root"),
     }
 }
 

@@ -87,7 +87,7 @@ fn own_path() -> PathBuf {
         path.is_absolute() && id(path).is_some() && id(path) == id(own)
     };
     match std::env::args_os().next().map(PathBuf::from) {
-        Some(name) if is_own(&name) => name,
+        Some(name) if is_own(&name) || sealed::is_copy() => name,
         _ => own.read_link().unwrap_or_default(),
     }
 }

@@ -31,7 +31,7 @@ pub struct Run {
 impl Run {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         let root = global.root();
-        let mut options = options(&self.new, &root, engine)?;
+        let mut options = options(global, &self.new, &root, engine)?;
         let terminal = match &self.new.console_socket {
             Some(path) => {
                 options.console = Some(connect(path)?);

@@ -7,7 +7,12 @@
 //! executes itself once more, from a detached, read-only copy of the mount that it lies on. That
 //! costs one execve(2); a copy of the file, as runc and youki make it, costs milliseconds. Most
 //! often `kiln`'s entry point has done it already, before libc was started (src/entry.rs).
+//!
+//! A user may not make such a view, and mostly needs none: nobody in the container has more rights
+//! to the host's files than that user, so a root's executable that others may not write is safe as
+//! it is. Only for one that the user could write, a sealed copy in memory is executed (2 ms).
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -16,13 +21,14 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use kiln_runtime::error::errno_text;
 use kiln_runtime::sys::{self, CStringArray, MountAttr};
-use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 const OWN: &str = "/proc/self/exe";
 
-/// Returns if this executable lies on a read-only mount; else executes it again from one.
+/// Returns if the container cannot write this executable; else executes it again from where it
+/// cannot.
 pub fn ensure() -> Result<()> {
     if is_sealed()? {
         return Ok(());
@@ -30,8 +36,50 @@ pub fn ensure() -> Result<()> {
     let own = Path::new(OWN);
     // Inside the view the executable has no path; it keeps the one that it had as argv[0].
     let path = own.read_link().context("read /proc/self/exe")?;
-    let args = [path.into_os_string()].into_iter().chain(std::env::args_os().skip(1));
-    execute(own, args.collect())
+    let file = match read_only(own) {
+        Err(Errno::PERM) if is_anothers(own) || is_copy() => return Ok(()),
+        Err(Errno::PERM) => copy(own),
+        view => view,
+    };
+    let args = [path.clone().into_os_string()].into_iter().chain(std::env::args_os().skip(1));
+    match file.and_then(|file| execute_file(&file, args.collect())) {
+        Ok(never) => match never {},
+        Err(errno) => Err(text(errno)).with_context(|| format!("execute {}", path.display())),
+    }
+}
+
+/// Whether the container cannot write this executable.
+pub fn is_safe() -> Result<bool> {
+    Ok(is_sealed()? || is_anothers(Path::new(OWN)) || is_copy())
+}
+
+/// Whether it is root's, who is not us, and only root may write it.
+fn is_anothers(program: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let roots = |file: std::fs::Metadata| file.uid() == 0 && file.mode() & 0o022 == 0;
+    !rustix::process::geteuid().is_root() && program.metadata().is_ok_and(roots)
+}
+
+/// Whether this executable is a copy in memory that nobody can write.
+pub fn is_copy() -> bool {
+    let seals = |file: OwnedFd| rustix::fs::fcntl_get_seals(&file);
+    let file = rustix::fs::open(OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    file.and_then(seals).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
+}
+
+/// A copy of `program` in memory that nobody can write: memfd_create(2).
+fn copy(program: &Path) -> Result<OwnedFd, Errno> {
+    let source = rustix::fs::open(program, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = match rustix::fs::memfd_create("kiln", flags | MemfdFlags::EXEC) {
+        // Linux before 6.3, where all can be executed.
+        Err(Errno::INVAL) => rustix::fs::memfd_create("kiln", flags)?,
+        memory => memory?,
+    };
+    while rustix::fs::sendfile(&memory, &source, None, 1 << 30)? > 0 {}
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    Ok(memory)
 }
 
 /// Whether this executable lies on a read-only mount.
@@ -40,23 +88,31 @@ pub fn is_sealed() -> Result<bool> {
     Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Executes `program` from a read-only mount with `args` and this process's environment.
+/// Executes `program`, so that the container cannot write it, with `args` and this process's
+/// environment.
 pub fn execute(program: &Path, args: Vec<OsString>) -> Result<()> {
-    let execute = || {
-        let file = read_only(program)?;
-        let environment = std::env::vars_os().map(|(name, value)| {
-            let mut entry = name;
-            entry.push("=");
-            entry.push(value);
-            entry
-        });
-        let (args, env) = (c_strings(args), c_strings(environment.collect()));
-        sys::execve_fd(file.as_fd(), &args, &env)
+    let file = match read_only(program) {
+        Err(Errno::PERM) if is_anothers(program) => {
+            rustix::fs::open(program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        }
+        Err(Errno::PERM) => copy(program),
+        view => view,
     };
-    match execute() {
+    match file.and_then(|file| execute_file(&file, args)) {
         Ok(never) => match never {},
         Err(errno) => Err(text(errno)).with_context(|| format!("execute {}", program.display())),
     }
+}
+
+fn execute_file(file: &OwnedFd, args: Vec<OsString>) -> Result<Infallible, Errno> {
+    let environment = std::env::vars_os().map(|(name, value)| {
+        let mut entry = name;
+        entry.push("=");
+        entry.push(value);
+        entry
+    });
+    let (args, env) = (c_strings(args), c_strings(environment.collect()));
+    sys::execve_fd(file.as_fd(), &args, &env)
 }
 
 fn read_only(program: &Path) -> Result<OwnedFd, Errno> {

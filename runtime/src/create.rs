@@ -24,7 +24,9 @@ use crate::init::{self, Init};
 use crate::listener::{Agent, Listener};
 use crate::mounts;
 use crate::plan::{Plan, RUNTIME_HOOKS};
+use crate::privilege::Privilege;
 use crate::process::Process;
+use crate::rootless::{Cgroups, Rootless};
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
 use crate::update;
@@ -47,6 +49,8 @@ pub struct Options<'a> {
     pub pivot: bool,
     /// A session keyring of its own.
     pub keyring: bool,
+    /// Whether missing permission for cgroups is forgiven.
+    pub rootless: Rootless,
     /// What runs the entrypoint, if execve(2) does not.
     pub engine: Option<Box<dyn Engine>>,
 }
@@ -124,13 +128,17 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
     let linux = options.bundle.spec.linux().as_ref();
     let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let cgroups_path = cgroups_path.filter(|path| !path.as_os_str().is_empty());
-    let paths = kiln_cgroups::resolve(cgroups_path, options.id.as_str())?;
+    let paths = kiln_cgroups::resolve(cgroups_path, options.id.as_str());
+    let cgroups = match options.rootless.forgives(plan.privilege) {
+        true => Cgroups::Permitted { paths, asked: cgroups_path.is_some() },
+        false => Cgroups::All(paths?),
+    };
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
     let mut undo = Undo { root: &root, dir: &dir, cgroup: None, init: None, state: None };
     let engine = options.engine.is_some();
-    match build(options, plan, &paths, &mut undo, listen) {
+    match build(options, plan, cgroups, &mut undo, listen) {
         Ok(Built { state, channel, pidfd }) => {
             let cgroup = undo.cgroup.take();
             let confirm_at_end = false;
@@ -153,12 +161,12 @@ struct Built {
 fn build(
     mut options: Options<'_>,
     plan: Plan,
-    paths: &kiln_cgroups::Paths,
+    cgroups: Cgroups,
     undo: &mut Undo<'_>,
     listen: bool,
 ) -> Result<Built, Error> {
     let dir = undo.dir;
-    let mut state = describe(&options, &plan, paths);
+    let mut state = describe(&options, &plan, cgroups.paths());
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state)?;
     undo.state = Some(state.clone());
@@ -166,12 +174,16 @@ fn build(
     let listener = if listen { Some(self::listen(dir)?) } else { None };
     let (channel, init_channel) = Channel::pair()?;
     // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
-    let cgroup = undo.cgroup.insert(Cgroup::create_unified(paths)?);
-    if paths.is_v2() {
-        apply(cgroup, &plan)?;
+    let later = cgroups.make(plan.resources.as_ref(), &mut undo.cgroup)?;
+    let made = undo.cgroup.as_ref().filter(|_| later.is_none()).map(Cgroup::paths);
+    if later.is_none() && state.cgroup != made {
+        // Less than was hoped for: what is not ours may become somebody else's.
+        state.cgroup = made;
+        dir.rewrite(&state)?;
+        undo.state = Some(state.clone());
     }
     let init = Init {
-        tree: mounts::clone_rootfs(&plan)?,
+        tree: if plan.late { None } else { Some(mounts::clone_rootfs(&plan)?) },
         plan,
         channel: init_channel,
         state: state.clone(),
@@ -184,7 +196,8 @@ fn build(
         preserve_fds: options.preserve_fds,
         proc: None,
     };
-    let (pid, pidfd) = match init.plan.namespaces.clone(cgroup.v2_dir())? {
+    let v2_dir = undo.cgroup.as_ref().and_then(Cgroup::v2_dir);
+    let (pid, pidfd) = match init.plan.namespaces.clone(v2_dir)? {
         Cloned::Child => {
             // The other end must not stay open here: its end is how init sees the runtime's.
             drop(channel);
@@ -196,22 +209,28 @@ fn build(
     log::debug!("container {}: init is process {pid}", state.id);
     let plan = init.into_plan();
     if let Some(maps) = plan.namespaces.maps() {
-        maps.write(pid)?;
+        maps.write(pid, plan.privilege)?;
         tell(&channel, ToInit::Mapped)?;
     }
     if let Some(network) = plan.namespaces.make_network()? {
         still_there(channel.send_with(&ToInit::Network, &[network]))?;
     }
-    cgroup.create_v1(paths)?;
-    if !paths.is_v2() {
-        apply(cgroup, &plan)?;
+    let mut entrances = Vec::new();
+    if let Some(cgroup) = &mut undo.cgroup {
+        if let Some(paths) = later {
+            cgroup.create_v1(&paths)?;
+            apply(cgroup, &plan)?;
+        }
+        entrances = cgroup.entrances()?;
     }
-    still_there(channel.send_with(&ToInit::CgroupReady, &cgroup.entrances()?))?;
+    still_there(channel.send_with(&ToInit::CgroupReady, &entrances))?;
     log::debug!("container {}: cgroups made", state.id);
     let process = Process::of(pid)?;
     dir.write_init(&process)?;
     state.init = Some(process);
-    set_oom_score(&plan, pid)?;
+    if plan.privilege != Privilege::User {
+        set_oom_score(&plan, pid)?;
+    }
     if wait_before_start {
         attend(&channel, &plan, &state, &pidfd)?;
         set_rlimits(&plan, pid)?;
@@ -239,7 +258,7 @@ fn check_terminal(plan: &Plan, console: bool) -> Result<(), Error> {
     Err(Error::config("process.terminal", problem))
 }
 
-fn describe(options: &Options<'_>, plan: &Plan, paths: &kiln_cgroups::Paths) -> State {
+fn describe(options: &Options<'_>, plan: &Plan, paths: Option<&kiln_cgroups::Paths>) -> State {
     let spec = &options.bundle.spec;
     State {
         oci_version: spec.version().clone(),
@@ -250,7 +269,7 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: &kiln_cgroups::Paths) -> 
         created: timestamp(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         owner: rustix::process::geteuid().as_raw(),
-        cgroup: Some(paths.clone()),
+        cgroup: paths.cloned(),
         check_memory: update::checks_memory(spec),
         poststart: plan.hooks.poststart().clone(),
         poststop: plan.hooks.poststop().clone(),
@@ -279,8 +298,17 @@ fn set_oom_score(plan: &Plan, pid: i32) -> Result<(), Error> {
     let Some(score) = plan.process.oom_score_adj else {
         return Ok(());
     };
-    std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string())
-        .step(|| format!("set process.oomScoreAdj {score}"))
+    match std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+        Err(error) if refused_to_nested_root(plan, &error) => {
+            log::warn!("process.oomScoreAdj {score} is left out: only root may lower it");
+            Ok(())
+        }
+        written => written.step(|| format!("set process.oomScoreAdj {score}")),
+    }
+}
+
+fn refused_to_nested_root(plan: &Plan, error: &std::io::Error) -> bool {
+    !plan.privilege.is_root() && error.kind() == std::io::ErrorKind::PermissionDenied
 }
 
 /// From outside for the same reason, and last, because some limits would hinder init itself.

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use crate::error::{Error, Step};
-use crate::namespaces::IdMaps;
+use crate::error::{Error, Failure, Step};
+use crate::idmaps::IdMaps;
+use crate::namespaces::Namespaces;
 use crate::plan::Plan;
+use crate::privilege::Privilege;
 use crate::sys::{self, MountAttr};
 
 /// What one word among a mount's options does.
@@ -255,24 +258,83 @@ impl MountPlan {
         }
     }
 
+    /// Whether the mount has an option like `gid=5` with an id that the container's new user
+    /// namespace lacks: the kernel would say no more than EINVAL.
+    ///
+    /// # Errors
+    /// The option, named.
+    pub fn check_ids(&self, index: usize, maps: &IdMaps) -> Result<(), Error> {
+        let Source::New { data, .. } = &self.source else {
+            return Ok(());
+        };
+        for (key, value) in data {
+            let id = value.as_deref().and_then(|value| value.parse().ok());
+            let (mapped, field) = match (key.as_str(), id) {
+                ("uid", Some(id)) => (maps.has_uid(id), "uidMappings"),
+                ("gid", Some(id)) => (maps.has_gid(id), "gidMappings"),
+                _ => continue,
+            };
+            if !mapped {
+                let problem = format!(
+                    "{key}={} is not in linux.{field} (hint: leave the option out)",
+                    value.as_deref().unwrap_or_default()
+                );
+                return Err(Error::config(format!("mounts[{index}].options"), problem));
+            }
+        }
+        Ok(())
+    }
+
     /// In the runtime, before init exists: makes the detached mount of a bind mount that init
-    /// could not make itself. In a user namespace (`container_maps`) it may not reach the source;
-    /// nobody but the owner of a filesystem may map its ids.
+    /// could not make itself. In a user namespace it may not reach the source; nobody but the owner
+    /// of a filesystem may map its ids.
     ///
     /// # Errors
     /// The source cannot be opened, or its filesystem cannot be idmapped.
-    pub fn open(&mut self, container_maps: Option<&IdMaps>) -> Result<(), Error> {
-        let id_map = match &self.id_map {
-            None if container_maps.is_none() => return Ok(()),
-            None => None,
-            Some((IdMapSource::Own(maps), recursive)) => Some((maps, *recursive)),
-            Some((IdMapSource::Container, recursive)) => {
+    pub fn open(&mut self, namespaces: &Namespaces, privilege: Privilege) -> Result<(), Error> {
+        if self.id_map.is_none() && namespaces.maps().is_none() {
+            return Ok(());
+        }
+        self.open_source()?;
+        let (Some((source, recursive)), Source::Bind { path, tree: Some(tree), .. }) =
+            (&self.id_map, &self.source)
+        else {
+            return Ok(());
+        };
+        let made;
+        let userns = match (source, namespaces.maps(), namespaces.user_by_path()) {
+            (IdMapSource::Own(maps), ..) | (IdMapSource::Container, Some(maps), _) => {
+                made = maps.namespace(privilege)?;
+                made.as_fd()
+            }
+            (IdMapSource::Container, None, Some(joined)) => joined,
+            (IdMapSource::Container, None, None) => {
                 let field = format!("mounts on {}: idmap", self.destination.display());
-                let maps = container_maps
-                    .ok_or_else(|| Error::config(field, "needs maps, here or in linux"))?;
-                Some((maps, *recursive))
+                return Err(Error::config(field, "needs maps, here or in linux"));
             }
         };
+        let attr = MountAttr::default();
+        sys::mount_setattr(tree.as_fd(), attr, *recursive, Some(userns)).map_err(|errno| {
+            let hint = match errno {
+                Errno::INVAL => Some("its filesystem, or this kernel's, takes no id maps"),
+                Errno::PERM => Some("only the owner of a filesystem may map its ids"),
+                _ => None,
+            };
+            let failure = Failure::new(format!("map the ids of {}", path.display()), errno);
+            Failure {
+                hint: hint.map(str::to_owned).or(failure.hint),
+                step: failure.step,
+                ..failure
+            }
+            .into()
+        })
+    }
+
+    /// Makes the detached mount of a bind mount here and now, by the caller's rights.
+    ///
+    /// # Errors
+    /// The source cannot be opened.
+    pub fn open_source(&mut self) -> Result<(), Error> {
         let Source::Bind { path, recursive, tree } = &mut self.source else {
             return Ok(());
         };
@@ -282,14 +344,13 @@ impl MountPlan {
         let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
         sys::mount_setattr(mount.as_fd(), slave, true, None)
             .step(|| format!("make {} a slave mount", path.display()))?;
-        if let Some((maps, recursive)) = id_map {
-            let userns = maps.namespace()?;
-            let attr = MountAttr::default();
-            sys::mount_setattr(mount.as_fd(), attr, recursive, Some(userns.as_fd()))
-                .step(|| format!("map the ids of {}", path.display()))?;
-        }
         *tree = Some(mount);
         Ok(())
+    }
+
+    /// Whether the mount is to be idmapped.
+    pub fn is_idmapped(&self) -> bool {
+        self.id_map.is_some()
     }
 }
 
@@ -302,8 +363,13 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
-        .step(|| format!("bind {}", path.display()))
+    rustix::mount::open_tree(rustix::fs::CWD, path, flags).map_err(|errno| {
+        let failure = Failure::new(format!("bind {}", path.display()), errno);
+        // mount_namespaces(7), restrictions: it would uncover what the mounts below it hide.
+        let locked = "without the machine's root, what is mounted below it must come along: rbind";
+        let hint = (errno == Errno::INVAL && !recursive).then(|| locked.to_owned());
+        Failure { hint: hint.or(failure.hint), step: failure.step, ..failure }.into()
+    })
 }
 
 /// The same of what `file` refers to.

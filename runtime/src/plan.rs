@@ -21,6 +21,8 @@ use crate::labels::{self, Labels};
 use crate::listener::Listener;
 use crate::mounts::{self, MountPlan};
 use crate::namespaces::Namespaces;
+use crate::privilege::Privilege;
+use crate::rootless;
 use crate::scheduling::Scheduling;
 use crate::seccomp;
 use crate::sys::CStringArray;
@@ -32,6 +34,11 @@ const PER_LINUX32: u32 = 8;
 /// What a container will be.
 #[derive(Debug)]
 pub struct Plan {
+    /// What we may ask of the kernel.
+    pub privilege: Privilege,
+    /// Whether init opens the rootfs and the bind mounts' sources, because the runtime may not
+    /// mount.
+    pub late: bool,
     /// The namespaces, those to join opened.
     pub namespaces: Namespaces,
     /// The root directory, O_PATH.
@@ -137,7 +144,8 @@ impl Plan {
         let process =
             spec.process().as_ref().ok_or_else(|| Error::config("process", "is needed"))?;
         refuse_unsupported(&linux)?;
-        let namespaces = Namespaces::new(&linux)?;
+        let privilege = Privilege::of_caller();
+        let namespaces = Namespaces::new(&linux, privilege)?;
         let hostname = named(&namespaces, "hostname", spec.hostname())?;
         let domainname = named(&namespaces, "domainname", spec.domainname())?;
         let mounts = spec.mounts().iter().flatten().enumerate();
@@ -162,14 +170,18 @@ impl Plan {
             Some(section) => seccomp_filter(section)?,
             None => (None, None),
         };
-        for mount in &mut mounts {
-            mount.open(namespaces.maps())?;
+        let late = rootless::mounts_late(privilege, &rootfs)?;
+        rootless::check(&namespaces, &mounts, &process, late)?;
+        for mount in mounts.iter_mut().filter(|_| !late) {
+            mount.open(&namespaces, privilege)?;
         }
         let mount_label = labels::mount_label(&linux)?;
         if let Some(label) = &mount_label {
             mounts.iter_mut().for_each(|mount| mount.label(label));
         }
         Ok(Self {
+            privilege,
+            late,
             namespaces,
             rootfs,
             rootfs_path,
@@ -508,7 +520,7 @@ mod tests {
                 r#"{{"sysctl":{{"{key}":"1"}},"namespaces":[{{"type":"mount"}}{namespaces}]}}"#
             ))
             .unwrap();
-            super::sysctl(&linux, &Namespaces::new(&linux).unwrap())
+            super::sysctl(&linux, &Namespaces::new(&linux, Privilege::Root).unwrap())
         };
         let net = r#",{"type":"network"}"#;
         assert_eq!(

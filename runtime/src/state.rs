@@ -32,6 +32,7 @@ use crate::process::Process;
 /// The socket on which a created container's init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
 const STATE_FILE: &str = "state.json";
+const NEW_STATE_FILE: &str = "state.json.new";
 const INIT_LINK: &str = "init";
 
 /// Where a container is in its life: runtime-spec, runtime.md#state.
@@ -262,8 +263,20 @@ impl StateRoot {
             ignore_missing(rustix::fs::unlinkat(&container.dir, name, AtFlags::empty()))
                 .step(step)?;
         }
-        let removed = rustix::fs::unlinkat(&self.dir, container.id.as_str(), AtFlags::REMOVEDIR);
-        ignore_missing(removed).step(step)
+        let remove = || {
+            let removed =
+                rustix::fs::unlinkat(&self.dir, container.id.as_str(), AtFlags::REMOVEDIR);
+            ignore_missing(removed)
+        };
+        match remove() {
+            // Of a runtime that died while it wrote it.
+            Err(Errno::NOTEMPTY) => {
+                rustix::fs::unlinkat(&container.dir, NEW_STATE_FILE, AtFlags::empty())
+                    .step(step)?;
+                remove().step(step)
+            }
+            removed => removed.step(step),
+        }
     }
 
     fn join(&self, id: &ContainerId) -> PathBuf {
@@ -326,12 +339,28 @@ impl ContainerDir {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, state: &State) -> Result<(), Error> {
+        self.write_file(STATE_FILE, state)
+    }
+
+    fn write_file(&self, name: &str, state: &State) -> Result<(), Error> {
         let step = || format!("write the state of container {}", self.id);
         let json = serde_json::to_vec(state).map_err(std::io::Error::from).step(step)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&self.dir, STATE_FILE, flags, mode).step(step)?;
+        let file = rustix::fs::openat(&self.dir, name, flags, mode).step(step)?;
         File::from(file).write_all(&json).step(step)
+    }
+
+    /// Writes the state again, beside the old one and renamed over it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn rewrite(&self, state: &State) -> Result<(), Error> {
+        let step = || format!("write the state of container {}", self.id);
+        ignore_missing(rustix::fs::unlinkat(&self.dir, NEW_STATE_FILE, AtFlags::empty()))
+            .step(step)?;
+        self.write_file(NEW_STATE_FILE, state)?;
+        rustix::fs::renameat(&self.dir, NEW_STATE_FILE, &self.dir, STATE_FILE).step(step)
     }
 
     /// Records init: there at once and whole, or not at all.

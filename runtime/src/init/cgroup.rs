@@ -68,11 +68,14 @@ pub fn mount(
     cgroups: Option<&kiln_cgroups::Paths>,
     namespace: bool,
 ) -> Result<(), Error> {
-    let Some(cgroups) = cgroups else {
-        return Err(Error::config(name(mount), "the container has no cgroups"));
-    };
     let attr = mount.attr.set | mount.recursive_attr.set;
     let target = root.make_dirs(&mount.destination).step(|| name(mount))?;
+    let Some(cgroups) = cgroups else {
+        // Rootless. An empty directory is what there is to see, and hides what a bound /sys shows.
+        let empty = Filesystem { fstype: "tmpfs", source: "cgroup", data: &[], flags: &[] };
+        let empty = empty.make(attr | libc::MOUNT_ATTR_RDONLY)?;
+        return attach(&empty, &target).step(|| name(mount));
+    };
     if let [hierarchy] = cgroups.hierarchies()
         && cgroups.is_v2()
     {

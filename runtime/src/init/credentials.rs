@@ -121,12 +121,20 @@ fn drop_bounding(keep: CapabilitySet) -> Result<(), Error> {
     Ok(())
 }
 
+fn groups_are_denied() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim_end() == "deny")
+}
+
 fn set_ids(process: &ProcessPlan) -> Result<(), Error> {
     let groups: Vec<_> = process.additional_gids.iter().map(|&gid| Gid::from_raw(gid)).collect();
     match rustix::thread::set_thread_groups(&groups) {
         Ok(()) => {}
         // user_namespaces(7): setgroups is denied where an unprivileged user made the namespace.
         Err(Errno::PERM) if groups.is_empty() => {}
+        // Not by us (that is found before), but around us: as runc, which says nothing.
+        Err(Errno::PERM) if groups_are_denied() => {
+            log::warn!("process.user.additionalGids are left out: setgroups is denied here");
+        }
         Err(errno) => {
             return Err(errno).step(|| format!("set groups {:?}", process.additional_gids));
         }

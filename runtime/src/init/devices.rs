@@ -36,7 +36,7 @@ pub fn make_all(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
     }
     let dev_dir = root.make_dirs(dev).step(|| "open /dev".to_owned())?;
     // A user namespace may not make devices: the host's are bound.
-    let bind = plan.namespaces.has(libc::CLONE_NEWUSER);
+    let bind = plan.namespaces.has(libc::CLONE_NEWUSER) || !plan.privilege.is_root();
     for device in &plan.devices {
         let step = || format!("make device {}", device.path.display());
         let (parent, name) = match device.path.strip_prefix(dev) {

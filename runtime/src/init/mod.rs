@@ -29,8 +29,10 @@ use rustix::process::{DumpableBehavior, Signal};
 
 use crate::channel::{Channel, ToInit, ToRuntime};
 use crate::engine::Engine;
-use crate::error::{Error, Step};
+use crate::error::{Error, Failure, Step};
+use crate::mounts::MountPlan;
 use crate::plan::Plan;
+use crate::privilege::Privilege;
 use crate::process::Process;
 use crate::rooted::Rooted;
 use crate::state::{State, Status};
@@ -42,8 +44,8 @@ pub struct Init {
     pub plan: Plan,
     /// To the runtime, until the workload runs or `start` takes over.
     pub channel: Channel,
-    /// The rootfs as a detached mount.
-    pub tree: OwnedFd,
+    /// The rootfs as a detached mount; None if it is opened here ([`Plan::late`]).
+    pub tree: Option<OwnedFd>,
     /// For the hooks' input.
     pub state: State,
     /// Say when all is done but the workload, and wait. Otherwise the runtime has already sent
@@ -92,20 +94,30 @@ pub fn main(mut init: Init) -> ! {
 
 /// Up to the status `created`: everything that needs no `start`.
 fn build(init: &mut Init) -> Result<(), Error> {
-    die_with_runtime()?;
+    die_with_runtime(&init.plan)?;
     // Hooks in the container's namespaces get the pid that is init's there.
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     init.state.init = Some(Process { pid, start_ticks: 0 });
     let Init { plan, channel, state, .. } = init;
     let runtime_gone = || "wait for the runtime".to_owned();
 
-    plan.namespaces.enter(|| channel.expect(ToInit::Mapped).step(runtime_gone))?;
+    let mut tree = init.tree.take();
+    let late = plan.late.then_some(|| {
+        plan.mounts.iter_mut().try_for_each(MountPlan::open_source)?;
+        tree = Some(rootfs::open(&plan.rootfs_path)?);
+        Ok(())
+    });
+    plan.namespaces.enter(|| channel.expect(ToInit::Mapped).step(runtime_gone), late)?;
     // A change of uid, to a user namespace's root, has cleared the signal (prctl(2)).
     end_with_runtime()?;
+    if plan.privilege == Privilege::User {
+        close_to_others()?;
+    }
     hostname::set(plan)?;
 
-    let old_root = rootfs::attach(plan, &init.tree)?;
-    let root = Rooted::new(&init.tree);
+    let tree = tree.ok_or_else(|| Failure::because("open the rootfs", "it is not there"))?;
+    let old_root = rootfs::attach(plan, &tree)?;
+    let root = Rooted::new(&tree);
     // The runtime makes network and cgroups meanwhile; only what shows them must wait.
     let cgroup_paths = state.cgroup.as_ref();
     let mut ready = cgroup::Ready::new(channel, &plan.namespaces);
@@ -117,7 +129,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
     if let Some(engine) = &mut init.engine {
         use std::os::fd::AsFd;
         let name = engine.name();
-        engine.load(init.tree.as_fd()).map_err(|source| Error::Engine { engine: name, source })?;
+        engine.load(tree.as_fd()).map_err(|source| Error::Engine { engine: name, source })?;
     }
     if plan.process.terminal {
         console::open(plan, &root, init.console.take())?;
@@ -126,14 +138,14 @@ fn build(init: &mut Init) -> Result<(), Error> {
     let proc = sysctl::needs_proc(plan).then(sysctl::open_proc).transpose()?;
 
     // From here on nothing of the host can be reached by a path.
-    pivot::enter(plan, &init.tree, old_root, init.pivot)?;
+    pivot::enter(plan, &tree, old_root, init.pivot)?;
     if let Some(proc) = &proc {
         sysctl::write_all(&plan.sysctl, proc)?;
     }
     init.proc = proc.filter(|_| plan.process.labels.any());
     paths::make_readonly(plan, &root)?;
     paths::mask(plan, &root, &null)?;
-    rootfs::finish(plan, &init.tree)?;
+    rootfs::finish(plan, &tree)?;
     if init.keyring {
         credentials::join_keyring(&state.id)?;
     }
@@ -197,15 +209,26 @@ fn start(init: &mut Init) -> Result<i32, Error> {
 /// Until it is complete init must not outlive the runtime, or nobody would know of it. It must
 /// not be opened by others either: a process of a joined pid namespace with the capabilities of a
 /// joined user namespace could reach the host through /proc/PID/root (CVE-2016-9962).
-fn die_with_runtime() -> Result<(), Error> {
-    let step = || "prepare init".to_owned();
+fn die_with_runtime(plan: &Plan) -> Result<(), Error> {
     end_with_runtime()?;
     // A session of its own: the caller's terminal and process group are no business of the
     // container's; kill(0, ...) reaches a whole group, whatever pid namespace it comes from.
-    rustix::process::setsid().step(step)?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
+    rustix::process::setsid().step(|| "prepare init".to_owned())?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    Ok(())
+    if plan.privilege == Privilege::User {
+        limits::set_oom_score(&plan.process)?;
+        if plan.namespaces.makes(libc::CLONE_NEWUSER) {
+            // What is not dumpable belongs to root in /proc, where this user must write the maps
+            // first. Nobody has rights over the new user namespace but this very user.
+            return Ok(());
+        }
+    }
+    close_to_others()
+}
+
+fn close_to_others() -> Result<(), Error> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .step(|| "prepare init".to_owned())
 }
 
 fn end_with_runtime() -> Result<(), Error> {

@@ -7,9 +7,19 @@ use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Step};
-use crate::mounts::open_dir;
+use crate::mounts::{clone_tree, open_dir};
 use crate::plan::Plan;
 use crate::sys::{self, MountAttr};
+
+/// In the container's mount namespace: the rootfs as a detached mount, where the runtime could not
+/// make it. By its path: what the runtime has open lies in a namespace that is not ours any more.
+pub fn open(path: &Path) -> Result<OwnedFd, Error> {
+    let tree = clone_tree(path, true)?;
+    // What is mounted inside must not appear below the host's rootfs.
+    set_propagation(&tree, libc::MS_SLAVE, true)
+        .step(|| format!("root.path: bind {}", path.display()))?;
+    Ok(tree)
+}
 
 /// Cuts the namespace off from the host's mounts and attaches `tree`, the rootfs, where it lies.
 /// Returns the old root.
