@@ -3,10 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Stdio};
 
-use kiln_integration::{Bundle, command, json, kiln_only, refused, skip};
+use kiln_integration::{Bundle, Cli, command, json, kiln_only, refused, skip};
 
 fn apparmor() -> bool {
     fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
@@ -27,13 +25,8 @@ impl Profile {
     }
 
     fn parser(&self, operation: &str) {
-        let mut parser = Command::new("apparmor_parser")
-            .args([operation, "--skip-cache"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        parser.stdin.take().unwrap().write_all(self.0.as_bytes()).unwrap();
-        assert!(parser.wait().unwrap().success(), "apparmor_parser {operation}");
+        let parser = Cli::new([operation, "--skip-cache"]).binary("apparmor_parser");
+        parser.stdin(&self.0).output().ok();
     }
 }
 

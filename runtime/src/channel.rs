@@ -29,6 +29,8 @@ pub enum ToInit {
     /// The cgroups are there, with the limits in place; with the message come the descriptors
     /// through which init enters those that it was not born in ([`kiln_cgroups::enter`]).
     CgroupReady,
+    /// linux.netDevices are in the container's network namespace.
+    DevicesMoved,
     /// The prestart and createRuntime hooks have run.
     HooksDone,
     /// Everything is recorded; wait for `start` on the listening socket.
@@ -42,6 +44,8 @@ pub enum ToInit {
 pub enum ToRuntime {
     /// The rootfs is mounted and the host's is still there: run the hooks that belong here.
     HooksPlease,
+    /// Init is in its network namespace: move linux.netDevices there.
+    DevicesPlease,
     /// All but the workload is done.
     Ready,
     /// The engine has the workload and runs it (execve says so by closing the connection).

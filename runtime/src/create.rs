@@ -23,6 +23,7 @@ use crate::id::ContainerId;
 use crate::init::{self, Init};
 use crate::listener::{Agent, Listener};
 use crate::mounts;
+use crate::net_devices::{self, Moved};
 use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::privilege::Privilege;
 use crate::process::Process;
@@ -67,6 +68,8 @@ pub struct Container {
     /// Whether an engine runs the workload: init does not execute another program then.
     engine: bool,
     confirm_at_end: bool,
+    /// linux.netDevices, to be returned if the workload does not start.
+    devices: Option<Moved>,
 }
 
 /// Creates a container that waits for `start`: runtime.md#create.
@@ -136,13 +139,24 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
-    let mut undo = Undo { root: &root, dir: &dir, cgroup: None, init: None, state: None };
+    let mut undo =
+        Undo { root: &root, dir: &dir, cgroup: None, init: None, state: None, devices: None };
     let engine = options.engine.is_some();
     match build(options, plan, cgroups, &mut undo, listen) {
         Ok(Built { state, channel, pidfd }) => {
-            let cgroup = undo.cgroup.take();
+            let (cgroup, devices) = (undo.cgroup.take(), undo.devices.take());
             let confirm_at_end = false;
-            Ok(Container { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end })
+            Ok(Container {
+                root,
+                dir,
+                state,
+                cgroup,
+                channel,
+                pidfd,
+                engine,
+                confirm_at_end,
+                devices,
+            })
         }
         Err(error) => {
             undo.undo();
@@ -232,7 +246,7 @@ fn build(
         set_oom_score(&plan, pid)?;
     }
     if wait_before_start {
-        attend(&channel, &plan, &state, &pidfd)?;
+        attend(&channel, &plan, &state, &pidfd, &mut undo.devices)?;
         set_rlimits(&plan, pid)?;
         log::debug!("container {}: init is ready", state.id);
     }
@@ -245,7 +259,9 @@ fn build(
 /// Whether the runtime has something to do between init's last step and the workload: hooks, or
 /// limits that a process in a user namespace may not set itself.
 fn needs_attention(plan: &Plan) -> bool {
-    plan.namespaces.has(libc::CLONE_NEWUSER) || plan.has_runtime_hooks()
+    plan.namespaces.has(libc::CLONE_NEWUSER)
+        || plan.has_runtime_hooks()
+        || !plan.net_devices.is_empty()
 }
 
 /// A terminal and a console socket go together, as for runc.
@@ -333,7 +349,13 @@ fn still_there(sent: Result<(), rustix::io::Errno>) -> Result<(), Error> {
 }
 
 /// Serves init until it is ready.
-fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Result<(), Error> {
+fn attend(
+    channel: &Channel,
+    plan: &Plan,
+    state: &State,
+    pidfd: &OwnedFd,
+    devices: &mut Option<Moved>,
+) -> Result<(), Error> {
     loop {
         match channel.receive().step(|| "listen to the container's init".to_owned())? {
             Some(ToRuntime::HooksPlease) => {
@@ -342,6 +364,10 @@ fn attend(channel: &Channel, plan: &Plan, state: &State, pidfd: &OwnedFd) -> Res
                     kiln_hooks::run(stage, stage.of(&plan.hooks), &input)?;
                 }
                 tell(channel, ToInit::HooksDone)?;
+            }
+            Some(ToRuntime::DevicesPlease) => {
+                *devices = Some(net_devices::move_all(&plan.net_devices, pidfd)?);
+                tell(channel, ToInit::DevicesMoved)?;
             }
             Some(ToRuntime::Ready) => return Ok(()),
             Some(ToRuntime::Failed(failure)) => return Err(failure.into()),
@@ -385,10 +411,15 @@ struct Undo<'a> {
     cgroup: Option<Cgroup>,
     init: Option<OwnedFd>,
     state: Option<State>,
+    devices: Option<Moved>,
 }
 
 impl Undo<'_> {
     fn undo(&self) {
+        // Before the namespace goes, and many kinds of device with it.
+        if let Some(devices) = &self.devices {
+            devices.give_back();
+        }
         if let Some(pidfd) = &self.init {
             end(pidfd);
         }
@@ -469,6 +500,9 @@ impl Container {
 
     /// After a failure: kills what there is and removes the container, as if it had never been.
     pub fn abandon(&self) {
+        if let Some(devices) = &self.devices {
+            devices.give_back();
+        }
         end(&self.pidfd);
         let removed = delete::remove(&self.root, &self.dir, &self.state, self.cgroup.as_ref());
         tidy("remove the container", removed);

@@ -213,7 +213,7 @@ fn linux() -> Linux {
         intel_rdt: NO,
         memory_policy: MemoryPolicy { modes: [], flags: [] },
         mount_extensions: MountExtensions { idmap: Switch { enabled: true } },
-        net_devices: NO,
+        net_devices: YES,
     }
 }
 

@@ -23,6 +23,8 @@ pub mod labels;
 pub mod listener;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
+pub mod netlink;
 pub mod passwd;
 pub mod pause;
 pub mod plan;

@@ -21,6 +21,7 @@ use crate::labels::{self, Labels};
 use crate::listener::Listener;
 use crate::mounts::{self, MountPlan};
 use crate::namespaces::Namespaces;
+use crate::net_devices::{self, NetDevice};
 use crate::privilege::Privilege;
 use crate::rootless;
 use crate::scheduling::Scheduling;
@@ -75,6 +76,8 @@ pub struct Plan {
     pub listener: Option<Listener>,
     /// linux.mountLabel.
     pub mount_label: Option<String>,
+    /// linux.netDevices.
+    pub net_devices: Vec<NetDevice>,
 }
 
 /// The workload: what `process` asks for.
@@ -155,6 +158,7 @@ impl Plan {
         let process = ProcessPlan::new(process, &linux)?;
         let hooks = spec.hooks().clone().unwrap_or_default();
         kiln_hooks::validate(&hooks)?;
+        let net_devices = net_devices::plan(&linux, &namespaces)?;
         let sysctl = sysctl(&linux, &namespaces)?;
         let devices = devices::plan(linux.devices().as_deref().unwrap_or_default())?;
         let rootfs_propagation = match linux.rootfs_propagation().as_deref() {
@@ -200,6 +204,7 @@ impl Plan {
             seccomp,
             listener,
             mount_label,
+            net_devices,
         })
     }
 }
@@ -331,7 +336,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
     let unsupported = [
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
     ];
     match unsupported.iter().find(|(_, asked)| *asked) {
         Some((field, _)) => Err(Error::config(*field, "is not supported yet")),

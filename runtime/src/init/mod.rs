@@ -125,6 +125,11 @@ fn build(init: &mut Init) -> Result<(), Error> {
     devices::make_all(plan, &root)?;
     ready.cgroup()?;
 
+    if !plan.net_devices.is_empty() {
+        let step = || "wait for linux.netDevices".to_owned();
+        channel.send(&ToRuntime::DevicesPlease).step(step)?;
+        channel.expect(ToInit::DevicesMoved).step(step)?;
+    }
     run_create_hooks(plan, channel, state)?;
     if let Some(engine) = &mut init.engine {
         use std::os::fd::AsFd;
