@@ -66,7 +66,9 @@ pub fn options<'a>(
 /// Before anything is opened: closes what the caller left open beyond stdio and what the
 /// container is to get, and sees to it that this executable is read-only.
 pub fn begin(new: &NewContainer, engine: bool) -> Result<()> {
-    let first = 3_u32.saturating_add(new.descriptors()?);
+    let preserved = new.descriptors()?;
+    check_preserved(preserved)?;
+    let first = 3_u32.saturating_add(preserved);
     close_range(first, CloseRange::Close).map_err(|errno| {
         anyhow::anyhow!("close descriptors: {}", errno_text(errno.raw_os_error()))
     })?;
@@ -75,6 +77,17 @@ pub fn begin(new: &NewContainer, engine: bool) -> Result<()> {
         bail!("this executable is for kiln, which executes it for wasm containers");
     }
     sealed::ensure()
+}
+
+/// Each must be open: else one of ours would take its number and reach the container, as
+/// runc says it of a descriptor that it cannot stat.
+fn check_preserved(count: u32) -> Result<()> {
+    for number in 3..3_u32.saturating_add(count) {
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
+            bail!("--preserve-fds or LISTEN_FDS: descriptor {number} is not open");
+        }
+    }
+    Ok(())
 }
 
 /// Connects to the console socket.

@@ -1,6 +1,7 @@
 //! The last steps: working directory, descriptors, and the workload itself.
 
 use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -119,10 +120,28 @@ fn exec_failure(process: &ProcessPlan, errno: Errno) -> Error {
     Failure::new(format!("exec: {:?}", process.args[0]), errno).into()
 }
 
-/// Everything but stdio and the preserved descriptors is closed when the workload is executed.
-pub fn close_descriptors(preserve: u32) -> Result<(), Error> {
-    sys::close_range(3_u32.saturating_add(preserve), CloseRange::Cloexec)
-        .step(|| "close descriptors".to_owned())
+/// Closes every descriptor but stdio, the preserved ones and `keep`: all of the host's.
+///
+/// Now, and not by close-on-exec: execve(2) still resolves the workload's path, and that of a
+/// script's interpreter, while they are open. `#!/proc/self/fd/3/../../bin/sh` would be a program
+/// of the host's, if 3 were one of its directories (CVE-2024-21626).
+///
+/// Nothing that owned one may be used or dropped from here on; init never drops anything. Nothing
+/// is logged either: the log's number may soon be another file's.
+pub fn close_descriptors(preserve: u32, keep: &[Option<BorrowedFd<'_>>]) -> Result<(), Error> {
+    log::set_max_level(log::LevelFilter::Off);
+    let mut first = 3_u32.saturating_add(preserve);
+    let keep = keep.iter().flatten().map(|fd| fd.as_raw_fd().cast_unsigned());
+    let mut keep: Vec<_> = keep.collect();
+    keep.sort_unstable();
+    for kept in keep.into_iter().chain([u32::MAX]) {
+        if first < kept {
+            let last = if kept == u32::MAX { kept } else { kept - 1 };
+            sys::close_between(first, last).step(|| "close descriptors".to_owned())?;
+        }
+        first = first.max(kept.saturating_add(1));
+    }
+    Ok(())
 }
 
 /// Hands the process to the engine; returns the guest's exit status. The guest runs in this very

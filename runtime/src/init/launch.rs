@@ -1,7 +1,7 @@
 //! From a process in its container to the user's program: what init and an exec'd process
 //! ([`crate::exec`]) do alike, once they are where the program is to run.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::{credentials, exec, limits};
@@ -36,11 +36,14 @@ pub struct Launch<'a> {
 
 impl Launch<'_> {
     /// Gives up everything that the program must not have and runs it; returns the engine's exit
-    /// status, execve(2) does not return.
+    /// status, execve(2) does not return. Closes all descriptors but stdio, the preserved ones and
+    /// the channel: the process must end without dropping what owned the others.
     ///
     /// # Errors
     /// The first step that failed.
     pub fn run(mut self) -> Result<i32, Error> {
+        let keep = [Some(self.channel.as_fd()), self.proc.map(AsFd::as_fd)];
+        exec::close_descriptors(self.preserve_fds, &keep)?;
         let process = &mut *self.process;
         let entered = exec::enter_cwd(process);
         set_home(process);
@@ -62,7 +65,9 @@ impl Launch<'_> {
         if self.engine.is_some() {
             process.labels.apply(When::Now, self.proc)?;
         }
-        exec::close_descriptors(self.preserve_fds)?;
+        if self.proc.is_some() {
+            exec::close_descriptors(self.preserve_fds, &[Some(self.channel.as_fd())])?;
+        }
         match self.engine.take() {
             None => exec::execute(process, self.seccomp, self.channel),
             Some(engine) => exec::run_engine(engine, &self),

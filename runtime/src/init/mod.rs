@@ -20,7 +20,7 @@ mod pivot;
 mod rootfs;
 mod sysctl;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 pub use launch::Launch;
 
@@ -80,7 +80,8 @@ impl Init {
 /// network, its uid and capabilities, a pid namespace and user namespace of its own if the
 /// container has them.
 pub fn main(mut init: Init) -> ! {
-    let failure = match build(&mut init).and_then(|()| wait_for_start(&mut init)) {
+    let built = build(&mut init).and_then(|()| ready(&mut init));
+    let failure = match built.and_then(|()| wait_for_start(&mut init)) {
         Ok(()) => match start(&mut init) {
             Ok(status) => sys::exit_now(status),
             Err(error) => error.into_failure(),
@@ -132,7 +133,6 @@ fn build(init: &mut Init) -> Result<(), Error> {
     }
     run_create_hooks(plan, channel, state)?;
     if let Some(engine) = &mut init.engine {
-        use std::os::fd::AsFd;
         let name = engine.name();
         engine.load(tree.as_fd()).map_err(|source| Error::Engine { engine: name, source })?;
     }
@@ -158,11 +158,24 @@ fn build(init: &mut Init) -> Result<(), Error> {
     if init.engine.is_none() {
         exec::check_executable(&plan.process, &root)?;
     }
+    Ok(())
+}
+
+/// All is made and nothing of the host is needed any more: lets go of it, and says so.
+fn ready(init: &mut Init) -> Result<(), Error> {
+    // Where the launch does not follow at once and close them anyway.
+    if init.listener.is_some() || init.plan.hooks.start_container().is_some() {
+        let others = [init.listener.as_ref(), init.proc.as_ref()];
+        let others = others.into_iter().map(|fd| fd.map(AsFd::as_fd));
+        let keep: Vec<_> = others.chain([Some(init.channel.as_fd())]).collect();
+        exec::close_descriptors(init.preserve_fds, &keep)?;
+    }
     // From here on init only waits: the end of the channel tells it that the runtime is gone, and
     // the runtime may leave as soon as it has said so.
     rustix::process::set_parent_process_death_signal(None).step(|| "detach init".to_owned())?;
     if init.wait_before_start {
-        channel.send(&ToRuntime::Ready).step(runtime_gone)?;
+        let runtime_gone = || "wait for the runtime".to_owned();
+        init.channel.send(&ToRuntime::Ready).step(runtime_gone)?;
     }
     Ok(())
 }
