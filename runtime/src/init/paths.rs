@@ -13,7 +13,9 @@ use crate::plan::Plan;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
 
-/// Opens the host's /dev/null, checked: the container's could be anything (CVE-2025-31133).
+/// A detached, read-only mount of the host's /dev/null, checked: the container's could be anything
+/// (CVE-2025-31133). Read-only, because the file is the host's own: uid 0 of a container could
+/// change its mode through a masked path. A device on a read-only mount can still be written to.
 pub fn host_null() -> Result<OwnedFd, Error> {
     let step = || "open the host's /dev/null".to_owned();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -24,7 +26,11 @@ pub fn host_null() -> Result<OwnedFd, Error> {
     if !is_null {
         return Err(Failure::because(step(), "it is not the null device").into());
     }
-    clone_open(&null, false).step(step)
+    let tree = clone_open(&null, false).step(step)?;
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    let attr = MountAttr { set, ..MountAttr::default() };
+    sys::mount_setattr(tree.as_fd(), attr, false, None).step(step)?;
+    Ok(tree)
 }
 
 /// Makes each path, with all below it, read-only. One that is not there needs nothing.
