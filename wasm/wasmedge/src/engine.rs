@@ -8,7 +8,7 @@ use kiln_runtime::engine::{Engine, EngineError, Workload};
 use kiln_wasm::annotations;
 use kiln_wasm::locate::{self, Candidates, Located};
 use kiln_wasm::module::{Module, NativeCode};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::aot;
 use crate::folder::Folder;
@@ -25,6 +25,9 @@ pub struct WasmEdge {
     folder: Option<Folder>,
     trust_aot: bool,
     entrypoint: Entrypoint,
+    command_line: Option<sys::process::CommandLine>,
+    /// Whether init will be in a mount namespace that is there already.
+    joins_mounts: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +46,8 @@ impl WasmEdge {
             folder: program.and_then(|program| Folder::of(Path::new(&program))),
             trust_aot: false,
             entrypoint: Entrypoint::Unknown,
+            command_line: None,
+            joins_mounts: false,
         }
     }
 
@@ -50,6 +55,8 @@ impl WasmEdge {
         let module = Module::read(entrypoint, self.trust_aot).map_err(refused)?;
         let compiled = match module.native_code() {
             NativeCode::Trusted => None,
+            // Another's mounts: what is called /var/cache there, or /proc, is not the host's.
+            _ if !on_host && self.joins_mounts => None,
             _ if on_host => aot::compiled(&module, self.folder.as_ref()),
             _ => aot::compiled_before(&module),
         };
@@ -65,6 +72,8 @@ impl Engine for WasmEdge {
     }
 
     fn prepare(&mut self, spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<(), EngineError> {
+        self.command_line = Some(sys::process::CommandLine::find().map_err(refused)?);
+        self.joins_mounts = joins_mounts(spec);
         self.trust_aot = annotations::trusted_aot(spec).map_err(refused)?;
         match locate::locate(spec, rootfs).map_err(refused)? {
             Located::Found(entrypoint) => self.hold(entrypoint, true),
@@ -91,6 +100,9 @@ impl Engine for WasmEdge {
         };
         let name = workload.args.first().map_or("", String::as_str);
         sys::process::set_name(name);
+        if let Some(command_line) = self.command_line.take() {
+            command_line.replace(workload.args);
+        }
         let args = c_strings("process.args", workload.args)?;
         let env = c_strings("process.env", workload.env)?;
         let preopens = preopens::preopens(workload.cwd, &workload.mounts);
@@ -104,6 +116,14 @@ impl Engine for WasmEdge {
             }
         }
     }
+}
+
+fn joins_mounts(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Mount && namespace.path().is_some())
 }
 
 fn c_strings(field: &str, strings: &[String]) -> Result<Vec<CString>, EngineError> {

@@ -73,6 +73,51 @@ fn reap(child: libc::pid_t) -> io::Result<()> {
     }
 }
 
+/// Where the kernel has put this process's arguments and environment: what /proc/PID/cmdline and
+/// /proc/PID/environ show, also to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    start: usize,
+    args_end: usize,
+    end: usize,
+}
+
+impl CommandLine {
+    /// Asks the kernel: proc_pid_stat(5), fields 48 to 51. Only of use in this process and its
+    /// children, whose memory is the same.
+    pub fn find() -> io::Result<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        Self::parse(&stat).ok_or_else(|| io::Error::other("/proc/self/stat: not understood"))
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // The second field is the name, which may hold spaces; 50 fields follow it.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<usize>().ok();
+        let (start, args_end, env_start, end) =
+            (number(48)?, number(49)?, number(50)?, number(51)?);
+        // As execve(2) lays them out: one behind the other.
+        let ordered = start > 0 && start < args_end && args_end <= env_start && env_start <= end;
+        ordered.then_some(Self { start, args_end, end })
+    }
+
+    /// Puts `args`, as far as there is room, in the place of the arguments and nothing in that of
+    /// the environment: both were the runtime's caller's, and are no business of the guest's.
+    pub fn replace(self, args: &[String]) {
+        let mut text = args.join("\0").into_bytes();
+        text.truncate(self.args_end - self.start - 1);
+        let start = self.start as *mut u8;
+        // SAFETY: the kernel says that start to end is the part of this process's stack in which
+        // execve(2) has put the strings; it is mapped and writable as long as the process lives.
+        // What still points there (argv, environ) finds empty strings. No reference to it exists:
+        // std::env copies. There is one thread.
+        unsafe {
+            std::ptr::write_bytes(start, 0, self.end - self.start);
+            std::ptr::copy_nonoverlapping(text.as_ptr(), start, text.len());
+        }
+    }
+}
+
 /// Names the process after its guest, as execve(2) would: the last component of `entrypoint`.
 pub fn set_name(entrypoint: &str) {
     let name = Path::new(entrypoint).file_name().unwrap_or_default().as_bytes();
@@ -89,6 +134,17 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[test]
+    fn the_command_line_is_where_the_kernel_says() {
+        let own = CommandLine::find().unwrap();
+        let name = std::env::args_os().next().unwrap();
+        assert!(own.args_end - own.start > name.len() && own.end > own.args_end);
+        let fields = (3..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let parsed = CommandLine::parse(&format!("7 (a) b) {fields}")).unwrap();
+        assert_eq!(parsed, CommandLine { start: 48, args_end: 49, end: 51 });
+        assert_eq!(CommandLine::parse("7 (a) R 1 2 3"), None);
+    }
 
     #[test]
     fn the_compiler_is_on_its_own() {
