@@ -89,6 +89,7 @@ impl<'a> Rooted<'a> {
 
     fn make_missing_dirs(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let mut pending = components(path);
+        let mut retries = 0;
         let mut done = PathBuf::new();
         let mut current = self.open(Path::new("."), OFlags::PATH | OFlags::DIRECTORY)?;
         let mut links = 0;
@@ -104,6 +105,11 @@ impl<'a> Rooted<'a> {
                 }
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
+            }
+            // Each name is made once; more often only if a peer removes it all the time.
+            retries += 1;
+            if retries > MAX_RETRIES + path.as_os_str().len() {
+                return Err(Errno::AGAIN);
             }
             match rustix::fs::mkdirat(&current, &*name, Mode::from_raw_mode(0o755)) {
                 // Made by us, or by somebody at the same moment.

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
@@ -31,15 +31,19 @@ pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(
     let socket = socket.ok_or_else(|| {
         Error::config("process.terminal", "needs a console socket (--console-socket)")
     })?;
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = root.open(Path::new("/dev/pts/ptmx"), flags).map_err(|errno| Failure {
-        hint: Some("a terminal needs a devpts mount on /dev/pts".to_owned()),
-        ..Failure::new(step(), errno)
-    })?;
-    if rustix::fs::fstatfs(&master).step(step)?.f_type != DEVPTS {
-        let reason = "/dev/pts/ptmx is not on a devpts";
-        return Err(Failure::because(step(), reason).into());
+    let hint = Some("a terminal needs a devpts mount on /dev/pts".to_owned());
+    let pts = root
+        .open(Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY)
+        .map_err(|errno| Failure { hint: hint.clone(), ..Failure::new(step(), errno) })?;
+    // Before anything is opened in it: the image could have any device there, and opening a
+    // watchdog, say, is enough to start it. A devpts holds terminals and nothing else.
+    if rustix::fs::fstatfs(&pts).step(step)?.f_type != DEVPTS {
+        let failure = Failure::because(step(), "/dev/pts is not a devpts");
+        return Err(Failure { hint, ..failure }.into());
     }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let master = rustix::fs::openat2(&pts, "ptmx", flags, Mode::empty(), beneath).step(step)?;
     rustix::pty::unlockpt(&master).step(step)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(step)?;

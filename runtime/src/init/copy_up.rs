@@ -61,6 +61,10 @@ fn copy_dir(from: OwnedFd, to: BorrowedFd<'_>, depth: usize) -> Result<(), Errno
             FileType::RegularFile => {
                 let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let source = rustix::fs::openat(&from, name, OFlags::RDONLY | flags, mode)?;
+                // It may have been exchanged since: a device could be read without end.
+                if !FileType::from_raw_mode(rustix::fs::fstat(&source)?.st_mode).is_file() {
+                    return Err(Errno::AGAIN);
+                }
                 let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
                 let copy = rustix::fs::openat(to, name, create | flags, mode)?;
                 std::io::copy(

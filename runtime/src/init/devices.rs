@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::mounts::attach;
+use super::mounts::{attach, real_dir};
 use crate::devices::Device;
 use crate::error::{Error, Failure, Step};
 use crate::mounts::{Source, clone_tree};
@@ -34,7 +34,8 @@ pub fn make_all(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
     if bound {
         return Ok(());
     }
-    let dev_dir = root.make_dirs(dev).step(|| "open /dev".to_owned())?;
+    // Not through a link of the image's: it could lead to a volume, which is the host's.
+    let dev_dir = real_dir(root, dev).step(|| "open /dev".to_owned())?;
     // A user namespace may not make devices: the host's are bound.
     let bind = plan.namespaces.has(libc::CLONE_NEWUSER) || !plan.privilege.is_root();
     for device in &plan.devices {
@@ -91,7 +92,8 @@ fn bind_device(device: &Device, parent: &OwnedFd, name: &OsStr) -> Result<(), Er
     let step = || format!("bind device {}", device.path.display());
     let tree = clone_tree(&device.path, false)?;
     let found = rustix::fs::fstat(&tree).step(step)?;
-    if found.st_rdev != device.device {
+    let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
+    if kind != device.kind || found.st_rdev != device.device {
         return Err(Failure::because(step(), "the host has another device there").into());
     }
     let inside = Rooted::new(parent);

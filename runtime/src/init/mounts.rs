@@ -49,6 +49,10 @@ pub fn make_all(
                     // It shows the network namespace of the process that mounts it.
                     ready.network()?;
                 }
+                if mount.copy_up {
+                    // What the image makes us copy is charged to the container, not to the host.
+                    ready.cgroup()?;
+                }
                 new(mount, root, fstype, data, flags)?;
                 if let ("mqueue", Some(label)) = (fstype.as_str(), &plan.mount_label) {
                     label_root(mount, root, label)?;
@@ -156,7 +160,8 @@ fn label_root(mount: &MountPlan, root: &Rooted<'_>, label: &str) -> Result<(), E
     rustix::fs::fsetxattr(&dir, "security.selinux", label.as_bytes(), flags).step(step)
 }
 
-fn real_dir(root: &Rooted<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+/// Opens the directory `path` (O_PATH), made where missing; any symlink on the way is ELOOP.
+pub fn real_dir(root: &Rooted<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     match root.open_real(path, flags) {
         Err(Errno::NOENT) => {
