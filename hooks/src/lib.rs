@@ -77,6 +77,24 @@ impl fmt::Display for Stage {
     }
 }
 
+/// What the hooks of a stage are given.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The container's state document, on stdin.
+    pub state_json: &'a [u8],
+    /// The environment of hooks without `env`, `name=value` each; None for the caller's own. The
+    /// spec leaves it open; runc and crun pass on the runtime's environment, and to startContainer
+    /// hooks that of the container's process.
+    pub env: Option<&'a [String]>,
+}
+
+impl<'a> Context<'a> {
+    /// With the caller's environment.
+    pub fn new(state_json: &'a [u8]) -> Self {
+        Self { state_json, env: None }
+    }
+}
+
 /// Checks all hooks of a spec without running any, to be called before anything is created.
 ///
 /// A path need not exist: some hooks are there only once others have run, or only inside the
@@ -97,8 +115,8 @@ pub fn validate(hooks: &Hooks) -> Result<(), Error> {
 /// Runs the hooks of one stage in their order; the first failure ends it.
 ///
 /// Each hook is a child process in a process group of its own, with exactly the spec's arguments
-/// (by default the path alone) and environment (by default none) and the caller's working
-/// directory. It reads `state_json`, the container's state document, from stdin, and need not.
+/// (by default the path alone) and environment (by default [`Context::env`]) and the caller's
+/// working directory. It reads [`Context::state_json`] from stdin, and need not.
 /// What it writes to stdout is thrown away; of stderr the last 4 KiB are kept for the error.
 /// Blocks until the hook itself has ended, not until processes that it left behind have; their
 /// stdout and stderr then lead nowhere. The caller must not have SIGCHLD ignored. Needs Linux
@@ -110,30 +128,28 @@ pub fn validate(hooks: &Hooks) -> Result<(), Error> {
 /// - [`Error::Failed`]: it ended with another status than 0, or by a signal.
 /// - [`Error::TimedOut`]: its timeout passed; its whole process group has been killed.
 /// - [`Error::Watch`]: a system call of our own failed; the group has been killed.
-pub fn run(stage: Stage, hooks: Option<&Vec<Hook>>, state_json: &[u8]) -> Result<(), Error> {
+pub fn run(stage: Stage, hooks: Option<&Vec<Hook>>, context: &Context<'_>) -> Result<(), Error> {
     hooks
         .into_iter()
         .flatten()
         .enumerate()
-        .try_for_each(|(index, hook)| run_one(HookName::new(stage, index, hook), hook, state_json))
+        .try_for_each(|(index, hook)| run_one(HookName::new(stage, index, hook), hook, context))
 }
 
 /// Runs all hooks of one stage in their order, whatever becomes of those before, and returns
 /// the failures: for `poststart` and `poststop`, where the spec asks only for a warning.
-pub fn run_all(stage: Stage, hooks: Option<&Vec<Hook>>, state_json: &[u8]) -> Vec<Error> {
+pub fn run_all(stage: Stage, hooks: Option<&Vec<Hook>>, context: &Context<'_>) -> Vec<Error> {
     hooks
         .into_iter()
         .flatten()
         .enumerate()
-        .filter_map(|(index, hook)| {
-            run_one(HookName::new(stage, index, hook), hook, state_json).err()
-        })
+        .filter_map(|(index, hook)| run_one(HookName::new(stage, index, hook), hook, context).err())
         .collect()
 }
 
-fn run_one(name: HookName, hook: &Hook, state_json: &[u8]) -> Result<(), Error> {
+fn run_one(name: HookName, hook: &Hook, context: &Context<'_>) -> Result<(), Error> {
     let timeout = check(&name, hook)?;
-    process::run(&name, hook, timeout, state_json)
+    process::run(&name, hook, timeout, context)
 }
 
 /// Checks one hook and returns its timeout.

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use crate::Context;
 use crate::error::{Error, HookName};
 
 /// How much of a hook's stderr is kept for the error, in bytes.
@@ -22,14 +23,14 @@ pub(crate) fn run(
     name: &HookName,
     hook: &Hook,
     timeout: Option<Duration>,
-    state_json: &[u8],
+    context: &Context<'_>,
 ) -> Result<(), Error> {
     let failed = |call| move |errno| Error::Watch { hook: name.clone(), call, errno };
-    let stdin = state_file(state_json).map_err(failed("memfd for the state"))?;
+    let stdin = state_file(context.state_json).map_err(failed("memfd for the state"))?;
     let (stdout, stdout_child) = pipe_to_read().map_err(failed("pipe"))?;
     let (stderr, stderr_child) = pipe_to_read().map_err(failed("pipe"))?;
     // The command owns the child's ends and drops them here, so that the pipes end with the hook.
-    let child = command(hook, stdin, stdout_child, stderr_child)
+    let child = command(hook, context.env, stdin, stdout_child, stderr_child)
         .spawn()
         .map_err(|source| Error::Start { hook: name.clone(), source })?;
     // A timeout too far away to be represented is none.
@@ -58,15 +59,21 @@ pub(crate) fn run(
     }
 }
 
-fn command(hook: &Hook, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Command {
+fn command(
+    hook: &Hook,
+    default_env: Option<&[String]>,
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> Command {
     let mut command = Command::new(hook.path());
     if let Some((arg0, args)) = hook.args().as_ref().and_then(|args| args.split_first()) {
         command.arg0(arg0).args(args);
     }
-    let env = hook.env().iter().flatten().filter_map(|entry| entry.split_once('='));
+    if let Some(env) = hook.env().as_deref().or(default_env) {
+        command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
+    }
     command
-        .env_clear()
-        .envs(env)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout))
         .stderr(Stdio::from(stderr))

@@ -15,7 +15,7 @@ fn hook(path: impl Into<PathBuf>) -> Hook {
 }
 
 fn run_hook(hook: Hook, state: &[u8]) -> Result<(), Error> {
-    run(Stage::CreateRuntime, Some(&vec![hook]), state)
+    run(Stage::CreateRuntime, Some(&vec![hook]), &Context::new(state))
 }
 
 fn read(dir: &TempDir, name: &str) -> String {
@@ -35,8 +35,8 @@ fn sh(dir: &TempDir, body: &str) -> Hook {
 
 #[test]
 fn nothing_to_run() {
-    run(Stage::Poststop, None, b"{}").unwrap();
-    run(Stage::Poststop, Some(&vec![]), b"{}").unwrap();
+    run(Stage::Poststop, None, &Context::new(b"{}")).unwrap();
+    run(Stage::Poststop, Some(&vec![]), &Context::new(b"{}")).unwrap();
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn runs_in_order_and_stops_at_the_first_failure() {
     let dir = TempDir::new().unwrap();
     let hooks: Vec<Hook> =
         (0..4).map(|i| sh(&dir, &format!("echo {i} >> log; test {i} != 2 || exit 7"))).collect();
-    let error = run(Stage::CreateContainer, Some(&hooks), b"{}").unwrap_err();
+    let error = run(Stage::CreateContainer, Some(&hooks), &Context::new(b"{}")).unwrap_err();
     assert_eq!(read(&dir, "log"), "0\n1\n2\n");
     assert_eq!(error.to_string(), "hooks.createContainer[2] /bin/sh: exited with status 7");
 }
@@ -53,7 +53,7 @@ fn runs_in_order_and_stops_at_the_first_failure() {
 fn run_all_goes_on_after_a_failure() {
     let dir = TempDir::new().unwrap();
     let hooks = vec![hook("/bin/false"), sh(&dir, "touch second"), hook("/nonexistent")];
-    let errors = run_all(Stage::Poststop, Some(&hooks), b"{}");
+    let errors = run_all(Stage::Poststop, Some(&hooks), &Context::new(b"{}"));
     assert!(dir.path().join("second").exists());
     let errors: Vec<String> = errors.iter().map(Error::to_string).collect();
     assert_eq!(errors.len(), 2);
@@ -73,7 +73,7 @@ fn state_is_on_stdin_whole() {
 fn each_hook_reads_the_state_from_its_start() {
     let dir = TempDir::new().unwrap();
     let hooks = vec![sh(&dir, "cat >> state"); 2];
-    run(Stage::Poststart, Some(&hooks), b"{1}").unwrap();
+    run(Stage::Poststart, Some(&hooks), &Context::new(b"{1}")).unwrap();
     assert_eq!(read(&dir, "state"), "{1}{1}");
 }
 
@@ -101,6 +101,22 @@ fn arguments_and_environment_are_the_specs_alone() {
     assert_eq!(entries, ["A=", "B=2=3"]);
     run_hook(copy("/proc/self/cmdline", "cmdline"), b"").unwrap();
     assert!(read(&dir, "cmdline").starts_with("zero\0/proc/self/cmdline\0/"));
+}
+
+#[test]
+fn without_an_environment_of_its_own_a_hook_has_the_callers_choice() {
+    let dir = TempDir::new().unwrap();
+    let copy = |to: &str| {
+        let to = dir.path().join(to).display().to_string();
+        let args = vec!["cp".to_owned(), "/proc/self/environ".to_owned(), to];
+        HookBuilder::default().path("/bin/cp").args(args).build().unwrap()
+    };
+    let given = ["A=1".to_owned()];
+    let context = Context { env: Some(&given), ..Context::new(b"") };
+    run(Stage::StartContainer, Some(&vec![copy("given")]), &context).unwrap();
+    assert_eq!(read(&dir, "given"), "A=1\0");
+    run_hook(copy("inherited"), b"").unwrap();
+    assert!(read(&dir, "inherited").contains("PATH="));
 }
 
 #[test]

@@ -194,6 +194,21 @@ fn hooks_have_the_environment_of_the_config_only() {
 }
 
 #[test]
+fn a_hook_without_environment_has_the_runtimes_or_the_containers() {
+    let bundle = Bundle::sh("cat /made").writable();
+    let file = bundle.scratch().join("env");
+    let mut outside = hook(&format!("echo $A > {}", file.display()));
+    let mut inside = hook("echo $A > /made");
+    for hook in [&mut outside, &mut inside] {
+        hook.as_object_mut().unwrap().remove("env");
+    }
+    let bundle = bundle.push("/hooks/createRuntime", outside).push("/process/env", json!("A=in"));
+    let c = bundle.push("/hooks/startContainer", inside).container();
+    c.run_cli(&[]).env("A", "out").output().ok().prints("in\n");
+    assert_eq!(fs::read_to_string(file).unwrap(), "out\n");
+}
+
+#[test]
 fn hooks_get_their_arguments() {
     let bundle = Bundle::new();
     let file = bundle.scratch().join("args");

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_cgroups::Cgroup;
-use kiln_hooks::Stage;
+use kiln_hooks::{Context, Stage};
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -361,7 +361,7 @@ fn attend(
             Some(ToRuntime::HooksPlease) => {
                 let input = state.hook_input(Status::Creating);
                 for stage in RUNTIME_HOOKS {
-                    kiln_hooks::run(stage, stage.of(&plan.hooks), &input)?;
+                    kiln_hooks::run(stage, stage.of(&plan.hooks), &Context::new(&input))?;
                 }
                 tell(channel, ToInit::HooksDone)?;
             }
@@ -545,5 +545,5 @@ pub(crate) fn run_poststart(state: &State) -> Result<(), Error> {
         return Ok(());
     }
     let input = state.hook_input(Status::Running);
-    Ok(kiln_hooks::run(Stage::Poststart, state.poststart.as_ref(), &input)?)
+    Ok(kiln_hooks::run(Stage::Poststart, state.poststart.as_ref(), &Context::new(&input))?)
 }

@@ -1,7 +1,7 @@
 //! `delete`: runtime.md#delete.
 
 use kiln_cgroups::Cgroup;
-use kiln_hooks::Stage;
+use kiln_hooks::{Context, Stage};
 
 use crate::error::Error;
 use crate::kill;
@@ -79,7 +79,7 @@ pub(crate) fn remove(
 pub(crate) fn run_poststop(state: &State) {
     let Some(hooks) = &state.poststop else { return };
     let input = state.hook_input(Status::Stopped);
-    for failure in kiln_hooks::run_all(Stage::Poststop, Some(hooks), &input) {
+    for failure in kiln_hooks::run_all(Stage::Poststop, Some(hooks), &Context::new(&input)) {
         log::warn!("{failure}");
     }
 }

@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 pub use launch::Launch;
 
-use kiln_hooks::Stage;
+use kiln_hooks::{Context, Stage};
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::channel::{Channel, ToInit, ToRuntime};
@@ -209,7 +209,9 @@ fn wait_for_start(init: &mut Init) -> Result<(), Error> {
 fn start(init: &mut Init) -> Result<i32, Error> {
     let Init { plan, state, .. } = init;
     if let Some(hooks) = plan.hooks.start_container() {
-        kiln_hooks::run(Stage::StartContainer, Some(hooks), &state.hook_input(Status::Created))?;
+        let state_json = state.hook_input(Status::Created);
+        let context = Context { state_json: &state_json, env: Some(&plan.process.env) };
+        kiln_hooks::run(Stage::StartContainer, Some(hooks), &context)?;
     }
     let launch = Launch {
         mounts: plan.mounts.iter().map(|mount| mount.destination.as_path()).collect(),
@@ -264,7 +266,8 @@ fn run_create_hooks(plan: &Plan, channel: &Channel, state: &State) -> Result<(),
     }
     let hooks = plan.hooks.create_container().as_ref();
     if hooks.is_some_and(|hooks| !hooks.is_empty()) {
-        kiln_hooks::run(Stage::CreateContainer, hooks, &state.hook_input(Status::Creating))?;
+        let state_json = state.hook_input(Status::Creating);
+        kiln_hooks::run(Stage::CreateContainer, hooks, &Context::new(&state_json))?;
     }
     Ok(())
 }
