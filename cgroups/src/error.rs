@@ -50,7 +50,7 @@ pub enum Error {
         errno: Errno,
     },
     /// The cgroup for a new container already has processes.
-    #[error("cgroup {} is not empty: {count} process(es) found", path.display())]
+    #[error("container's cgroup is not empty: {count} process(es) found in {}", path.display())]
     NotEmpty {
         /// Its directory.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum Error {
         count: usize,
     },
     /// The cgroup for a new container is frozen: its init would never run.
-    #[error("cgroup {} is frozen (hint: thaw or remove it)", path.display())]
+    #[error("container's cgroup unexpectedly frozen: {} (hint: thaw or remove it)", path.display())]
     Frozen {
         /// Its directory.
         path: PathBuf,

@@ -13,7 +13,7 @@ use crate::Stage;
 
 /// Which hook of a spec: its field and its program.
 ///
-/// Displayed as `hooks.createRuntime[1] /usr/bin/net-setup`.
+/// Displayed in runc's words: `error running createRuntime hook #1: /usr/bin/net-setup`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HookName {
     /// The stage that lists the hook.
@@ -37,7 +37,7 @@ impl HookName {
 
 impl fmt::Display for HookName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.field(), self.path.display())
+        write!(f, "error running {} hook #{}: {}", self.stage, self.index, self.path.display())
     }
 }
 

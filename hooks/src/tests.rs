@@ -46,7 +46,10 @@ fn runs_in_order_and_stops_at_the_first_failure() {
         (0..4).map(|i| sh(&dir, &format!("echo {i} >> log; test {i} != 2 || exit 7"))).collect();
     let error = run(Stage::CreateContainer, Some(&hooks), &Context::new(b"{}")).unwrap_err();
     assert_eq!(read(&dir, "log"), "0\n1\n2\n");
-    assert_eq!(error.to_string(), "hooks.createContainer[2] /bin/sh: exited with status 7");
+    assert_eq!(
+        error.to_string(),
+        "error running createContainer hook #2: /bin/sh: exited with status 7"
+    );
 }
 
 #[test]
@@ -57,8 +60,12 @@ fn run_all_goes_on_after_a_failure() {
     assert!(dir.path().join("second").exists());
     let errors: Vec<String> = errors.iter().map(Error::to_string).collect();
     assert_eq!(errors.len(), 2);
-    assert_eq!(errors[0], "hooks.poststop[0] /bin/false: exited with status 1");
-    assert!(errors[1].starts_with("hooks.poststop[2] /nonexistent: No such file"), "{}", errors[1]);
+    assert_eq!(errors[0], "error running poststop hook #0: /bin/false: exited with status 1");
+    assert!(
+        errors[1].starts_with("error running poststop hook #2: /nonexistent: No such file"),
+        "{}",
+        errors[1]
+    );
 }
 
 #[test]
@@ -180,7 +187,7 @@ fn timeout_kills_the_whole_group() {
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
     assert_eq!(
         error.to_string(),
-        "hooks.createRuntime[0] /bin/sh: killed after its timeout of 1 s: waiting"
+        "error running createRuntime hook #0: /bin/sh: killed after its timeout of 1 s: waiting"
     );
     // The grandchild belongs to nobody here; soon it is gone or a zombie of init's.
     let pid = read(&dir, "pid");

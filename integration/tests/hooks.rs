@@ -209,6 +209,13 @@ fn a_hook_without_environment_has_the_runtimes_or_the_containers() {
 }
 
 #[test]
+fn create_container_hooks_start_in_the_rootfs() {
+    let bundle = Bundle::sh("cat /made").writable();
+    let c = bundle.push("/hooks/createContainer", hook("echo hooked > made")).container();
+    c.run().ok().prints("hooked\n");
+}
+
+#[test]
 fn hooks_get_their_arguments() {
     let bundle = Bundle::new();
     let file = bundle.scratch().join("args");

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use kiln_integration::{Bundle, eventually, proc, reap};
+use kiln_integration::{Bundle, eventually, kiln_only, proc, reap};
 use rustix::process::Signal;
 
 #[test]
@@ -192,6 +192,19 @@ fn a_file_description_of_the_runtime_is_not_in_the_init() {
     let names: Vec<_> = fds.map(|fd| fd.file_name().into_string().unwrap()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
     assert!(proc::alive(pid));
+}
+
+#[test]
+fn an_init_that_waits_for_start_holds_nothing_of_the_host() {
+    kiln_only!("what others hold is theirs to say");
+    let c = Bundle::new().container();
+    c.create().ok();
+    let fds = fs::read_dir(format!("/proc/{}/fd", c.pid())).unwrap().flatten();
+    let targets: Vec<_> = fds.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+    let host = [c.bundle.path(), c.root()];
+    let held: Vec<_> =
+        targets.iter().filter(|target| host.iter().any(|dir| target.starts_with(dir))).collect();
+    assert!(held.is_empty(), "{held:?} of {targets:?}");
 }
 
 #[test]

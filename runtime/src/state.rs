@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -106,10 +106,10 @@ pub struct StateDocument {
     pub oci_version: String,
     /// The container's id.
     pub id: String,
-    /// As of now.
-    pub status: Status,
     /// Init in the runtime's pid namespace; 0 once it has ended.
     pub pid: i32,
+    /// As of now.
+    pub status: Status,
     /// The bundle, absolute.
     pub bundle: PathBuf,
     /// The root directory on the host, absolute.
@@ -445,9 +445,15 @@ impl ContainerDir {
     }
 }
 
-impl AsFd for ContainerDir {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+impl AsRawFd for ContainerDir {
+    fn as_raw_fd(&self) -> RawFd {
+        self.dir.as_raw_fd()
+    }
+}
+
+impl AsRawFd for StateRoot {
+    fn as_raw_fd(&self) -> RawFd {
+        self.dir.as_raw_fd()
     }
 }
 

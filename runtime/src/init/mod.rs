@@ -20,7 +20,7 @@ mod pivot;
 mod rootfs;
 mod sysctl;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 pub use launch::Launch;
 
@@ -51,6 +51,9 @@ pub struct Init {
     /// Say when all is done but the workload, and wait. Otherwise the runtime has already sent
     /// [`ToInit::Start`], which saves two switches between the processes.
     pub wait_before_start: bool,
+    /// Descriptors of the host's directories, which the runtime's side owns: an init that waits
+    /// for `start` has no use for them.
+    pub host_dirs: Vec<RawFd>,
     /// Where `start` will call; None if the runtime itself starts the workload (`run`).
     pub listener: Option<OwnedFd>,
     /// Where the terminal's master goes.
@@ -131,7 +134,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
         channel.send(&ToRuntime::DevicesPlease).step(step)?;
         channel.expect(ToInit::DevicesMoved).step(step)?;
     }
-    run_create_hooks(plan, channel, state)?;
+    run_create_hooks(plan, &tree, channel, state)?;
     if let Some(engine) = &mut init.engine {
         let name = engine.name();
         engine.load(tree.as_fd()).map_err(|source| Error::Engine { engine: name, source })?;
@@ -190,6 +193,10 @@ fn wait_for_start(init: &mut Init) -> Result<(), Error> {
             // The first process of a pid namespace is immune to what has no handler; a container
             // that is stopped before it was started ends like any other.
             sys::die_on_signals();
+            for directory in init.host_dirs.drain(..) {
+                let number = directory.cast_unsigned();
+                sys::close_between(number, number).step(|| "close descriptors".to_owned())?;
+            }
             init.channel.expect(ToInit::Created).step(runtime_gone)?;
             let step = || "wait for start".to_owned();
             let flags = rustix::net::SocketFlags::CLOEXEC;
@@ -258,7 +265,12 @@ fn end_with_runtime() -> Result<(), Error> {
 
 /// The hooks between the rootfs and pivot_root(2): those of the runtime's namespaces by the
 /// runtime, then those of the container's here.
-fn run_create_hooks(plan: &Plan, channel: &Channel, state: &State) -> Result<(), Error> {
+fn run_create_hooks(
+    plan: &Plan,
+    tree: &OwnedFd,
+    channel: &Channel,
+    state: &State,
+) -> Result<(), Error> {
     if plan.has_runtime_hooks() {
         let step = || "wait for the runtime's hooks".to_owned();
         channel.send(&ToRuntime::HooksPlease).step(step)?;
@@ -266,6 +278,8 @@ fn run_create_hooks(plan: &Plan, channel: &Channel, state: &State) -> Result<(),
     }
     let hooks = plan.hooks.create_container().as_ref();
     if hooks.is_some_and(|hooks| !hooks.is_empty()) {
+        // In the rootfs, as for runc: hooks use paths relative to it.
+        rustix::process::fchdir(tree).step(|| "enter the rootfs".to_owned())?;
         let state_json = state.hook_input(Status::Creating);
         kiln_hooks::run(Stage::CreateContainer, hooks, &Context::new(&state_json))?;
     }
