@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `paths`, `mountinfo` | which hierarchies there are, and the cgroup's place in each |
 //! | `cgroup`, `permitted`, `dir`, `cpuset`, `subtree` | make, open, attach, remove |
+//! | `join` | the way in for a further process |
 //! | `freezer`, `processes`, `events` | freeze, list, signal, kill, wait |
 //! | `resources`, `changes`, `target` | the order in which limits are written, and how |
 //! | `memory`, `cpu`, `pids`, `io`, `hugetlb`, `network`, `rdma`, `unified` | one controller each |
@@ -33,6 +34,7 @@ mod events;
 mod freezer;
 mod hugetlb;
 mod io;
+mod join;
 mod memory;
 mod mountinfo;
 mod network;
@@ -53,4 +55,5 @@ pub use cgroup::{Cgroup, enter, remove};
 pub use device_rules::{AllowedDevice, DEFAULT_ALLOWED_DEVICES};
 pub use error::{Error, Hint};
 pub use freezer::is_frozen;
+pub use join::{Below, Entrances, unified_of};
 pub use paths::{Hierarchy, Paths, resolve};

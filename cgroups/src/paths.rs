@@ -57,6 +57,14 @@ impl Paths {
     }
 }
 
+#[cfg(test)]
+impl Paths {
+    /// These hierarchies.
+    pub(crate) fn for_test(hierarchies: Vec<Hierarchy>) -> Self {
+        Self { hierarchies }
+    }
+}
+
 impl Hierarchy {
     /// Whether this is the unified hierarchy.
     pub fn is_v2(&self) -> bool {

@@ -31,6 +31,7 @@ impl Create {
         let root = global.root();
         let mut options = options(global, &self.new, &root, engine)?;
         options.console = self.new.console_socket.as_deref().map(connect).transpose()?;
+        options.pidfd_socket = self.new.pidfd_socket.as_deref().map(connect).transpose()?;
         kiln_runtime::create::create(options)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -55,6 +56,7 @@ pub fn options<'a>(
         // Only now is it certain that this process makes the container: another one (handover)
         // could not connect a second time.
         console: None,
+        pidfd_socket: None,
         preserve_fds: new.descriptors()?,
         pivot: !new.no_pivot,
         keyring: !new.no_new_keyring,
@@ -63,10 +65,9 @@ pub fn options<'a>(
     })
 }
 
-/// Before anything is opened: closes what the caller left open beyond stdio and what the
-/// container is to get, and sees to it that this executable is read-only.
-pub fn begin(new: &NewContainer, engine: bool) -> Result<()> {
-    let preserved = new.descriptors()?;
+/// Before anything is opened: closes what the caller left open beyond stdio and the `preserved`
+/// descriptors that the container is to get, and sees to it that this executable is read-only.
+pub fn begin(preserved: u32, engine: bool) -> Result<()> {
     check_preserved(preserved)?;
     let first = 3_u32.saturating_add(preserved);
     close_range(first, CloseRange::Close).map_err(|errno| {
@@ -90,7 +91,7 @@ fn check_preserved(count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Connects to the console socket.
+/// Connects to a socket that is to receive a descriptor.
 pub fn connect(path: &Path) -> Result<OwnedFd> {
     let connect = || {
         let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
@@ -100,5 +101,5 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     };
     connect()
         .map_err(|errno: rustix::io::Errno| anyhow::anyhow!(errno_text(errno.raw_os_error())))
-        .with_context(|| format!("connect to console socket {}", path.display()))
+        .with_context(|| format!("connect to socket {}", path.display()))
 }

@@ -123,6 +123,9 @@ pub struct NewContainer {
     /// File that the process id is written to
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Socket that receives the pidfd of the container's process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Do not use pivot_root (for a root on a ramdisk)
     #[arg(long)]
     pub no_pivot: bool,
@@ -138,15 +141,19 @@ pub struct NewContainer {
 }
 
 impl NewContainer {
-    /// How many descriptors the container gets: those asked for and those of LISTEN_FDS
-    /// (sd_listen_fds(3)), as for runc.
+    /// How many descriptors the container gets beyond stdio.
     pub fn descriptors(&self) -> Result<u32> {
-        let listen = match std::env::var("LISTEN_FDS") {
-            Ok(count) if !count.is_empty() => {
-                count.parse().with_context(|| format!("LISTEN_FDS={count:?}"))?
-            }
-            _ => 0,
-        };
-        self.preserve_fds.checked_add(listen).context("--preserve-fds: too many")
+        descriptors(self.preserve_fds)
     }
+}
+
+/// The descriptors asked for and those of LISTEN_FDS (sd_listen_fds(3)), as for runc.
+pub fn descriptors(preserve: u32) -> Result<u32> {
+    let listen = match std::env::var("LISTEN_FDS") {
+        Ok(count) if !count.is_empty() => {
+            count.parse().with_context(|| format!("LISTEN_FDS={count:?}"))?
+        }
+        _ => 0,
+    };
+    preserve.checked_add(listen).context("--preserve-fds: too many")
 }

@@ -5,7 +5,7 @@
 //! libraries the machine has.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 use kiln_runtime::bundle::Bundle;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::error::errno_text;
-use kiln_wasm::detect::{Kind, detect};
+use kiln_wasm::detect::{Kind, detect, detect_for_exec};
+use oci_spec::runtime::Spec;
 
 use crate::sealed;
 
@@ -32,7 +33,21 @@ pub fn engine_for(
     let rootfs = kiln_runtime::mounts::open_dir(&rootfs)
         .map_err(|errno| anyhow::anyhow!(errno_text(errno.raw_os_error())))
         .with_context(|| format!("root.path: open {}", rootfs.display()))?;
-    match (detect(&bundle.spec, rootfs.as_fd())?, engine) {
+    choose(detect(&bundle.spec, rootfs.as_fd())?, engine)
+}
+
+/// The same for `exec`: `spec` with the process to execute and without mounts, which are in place
+/// below `root`.
+pub fn engine_for_exec(
+    spec: &Spec,
+    root: BorrowedFd<'_>,
+    engine: Option<Box<dyn Engine>>,
+) -> Result<Option<Box<dyn Engine>>> {
+    choose(detect_for_exec(spec, root)?, engine)
+}
+
+fn choose(kind: Kind, engine: Option<Box<dyn Engine>>) -> Result<Option<Box<dyn Engine>>> {
+    match (kind, engine) {
         (Kind::Native, _) => Ok(None),
         (Kind::Wasm, Some(engine)) => Ok(Some(engine)),
         (Kind::Wasm, None) => execute("run", std::env::args_os().skip(1).collect()),

@@ -6,6 +6,7 @@
 mod aot;
 mod create;
 mod delete;
+mod exec;
 mod features;
 mod global;
 mod handover;
@@ -32,7 +33,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use kiln_runtime::engine::Engine;
 
-use crate::global::{Global, NewContainer};
+use crate::global::Global;
 
 /// An OCI runtime for which WebAssembly is a first-class workload
 #[derive(Debug, Parser)]
@@ -54,6 +55,8 @@ enum Command {
     Create(create::Create),
     #[command(args_override_self = true)]
     Delete(delete::Delete),
+    #[command(args_override_self = true)]
+    Exec(exec::Exec),
     #[command(args_override_self = true)]
     Features(features::Features),
     #[command(args_override_self = true)]
@@ -79,11 +82,21 @@ enum Command {
 }
 
 impl Command {
-    fn new_container(&self) -> Option<&NewContainer> {
+    /// For a command that makes processes: how many descriptors they get beyond stdio.
+    fn descriptors(&self) -> Option<Result<u32>> {
         match self {
-            Self::Create(command) => Some(&command.new),
-            Self::Run(command) => Some(&command.new),
+            Self::Create(command) => Some(command.new.descriptors()),
+            Self::Exec(command) => Some(command.descriptors()),
+            Self::Run(command) => Some(command.new.descriptors()),
             _ => None,
+        }
+    }
+
+    /// The exit status for a failure: runc's.
+    fn failure(&self) -> ExitCode {
+        match self {
+            Self::Exec(_) => ExitCode::from(exec::FAILED),
+            _ => ExitCode::FAILURE,
         }
     }
 }
@@ -100,15 +113,19 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error, &args),
     };
+    let failure = cli.command.failure();
     // Before the log is opened: it closes what the caller has left open.
-    let begun = cli.command.new_container().map(|new| create::begin(new, engine.is_some()));
+    let begun = match cli.command.descriptors() {
+        Some(descriptors) => descriptors.and_then(|count| create::begin(count, engine.is_some())),
+        None => Ok(()),
+    };
     let Global { log, log_format, debug, .. } = &cli.global;
     let logging = logger::init(log.as_deref(), *log_format, *debug);
-    match logging.and(begun.unwrap_or(Ok(()))).and_then(|()| execute(cli, engine)) {
+    match logging.and(begun).and_then(|()| execute(cli, engine)) {
         Ok(code) => code,
         Err(error) => {
             logger::report(&error);
-            ExitCode::FAILURE
+            failure
         }
     }
 }
@@ -120,6 +137,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::Aot(command) => command.execute(),
         Command::Create(command) => command.execute(global, engine),
         Command::Delete(command) => command.execute(global),
+        Command::Exec(command) => command.execute(global, engine),
         Command::Features(command) => command.execute(),
         Command::Kill(command) => command.execute(global),
         Command::List(command) => command.execute(global),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use kiln_runtime::bundle::Bundle;
 use kiln_runtime::create::Confirm;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::wait;
@@ -39,8 +40,10 @@ impl Run {
             }
             None if self.detach => None,
             // In the foreground the terminal is ours to serve.
-            None => Terminal::for_container(&options.bundle, &mut options.console)?,
+            None if wants_terminal(&options.bundle) => Some(Terminal::open(&mut options.console)?),
+            None => None,
         };
+        options.pidfd_socket = self.new.pidfd_socket.as_deref().map(connect).transpose()?;
         if self.detach {
             kiln_runtime::create::run(options, Confirm::AtStart)?;
             return Ok(ExitCode::SUCCESS);
@@ -65,4 +68,9 @@ impl Run {
             Err(_) => bail!("the container ended with status {status}"),
         }
     }
+}
+
+fn wants_terminal(bundle: &Bundle) -> bool {
+    let process = bundle.spec.process().as_ref();
+    process.and_then(|process| process.terminal()).unwrap_or(false)
 }

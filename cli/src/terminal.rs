@@ -1,14 +1,12 @@
-//! `run` of a container with a terminal in the foreground: the caller's terminal is connected to
-//! the container's.
+//! `run` and `exec` with a terminal in the foreground: the caller's terminal is connected to the
+//! container's.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
-use kiln_runtime::bundle::Bundle;
-use kiln_runtime::create::Container;
-use kiln_runtime::wait;
+use kiln_runtime::wait::{self, Child};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -20,25 +18,21 @@ use rustix::termios::{OptionalActions, Termios};
 pub struct Terminal(OwnedFd);
 
 impl Terminal {
-    /// Takes the place of a console socket if the container wants a terminal.
-    pub fn for_container(bundle: &Bundle, console: &mut Option<OwnedFd>) -> Result<Option<Self>> {
-        let process = bundle.spec.process().as_ref();
-        if !process.and_then(|process| process.terminal()).unwrap_or(false) {
-            return Ok(None);
-        }
+    /// Takes the place of a console socket.
+    pub fn open(console: &mut Option<OwnedFd>) -> Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         *console = Some(theirs);
-        Ok(Some(Self(ours)))
+        Ok(Self(ours))
     }
 
-    /// Connects both terminals until the container ends; returns its exit status. The caller's
+    /// Connects both terminals until the process ends; returns its exit status. The caller's
     /// terminal is raw meanwhile.
     ///
     /// A thread does the copying: this process does not fork any more, and the main thread waits
     /// for signals, which all threads have blocked.
-    pub fn serve(self, container: &Container) -> Result<i32> {
+    pub fn serve(self, child: &impl Child) -> Result<i32> {
         let master = self.receive()?;
         let stdin = rustix::stdio::stdin();
         let _raw = RawMode::enter(stdin);
@@ -52,7 +46,7 @@ impl Terminal {
             let master = master.try_clone().context("share the terminal")?;
             move || copy(&master)
         });
-        let status = wait::wait(container, resize)?;
+        let status = wait::wait(child, resize)?;
         // What the container has written is still to be read: the copier ends with its terminal.
         drop(master);
         let _ = copier.join();

@@ -8,36 +8,41 @@ use std::ffi::{OsStr, OsString};
 
 /// Flags without a value, by their long names and by the short ones that are switches everywhere.
 /// The test below tells which are missing.
-const SWITCHES: [&str; 16] = [
+const SWITCHES: [&str; 19] = [
     "--all",
     "--debug",
     "--detach",
     "--force",
     "--help",
+    "--ignore-paused",
     "--keep",
     "--no-new-keyring",
+    "--no-new-privs",
     "--no-pivot",
     "--no-subreaper",
     "--quiet",
     "--regex",
     "--rootless",
     "--systemd-cgroup",
+    "--tty",
     "--version",
     "-h",
     "-v",
 ];
 
 /// Short flags that are switches of some subcommands and take a value in others.
-const SHORT_SWITCHES: [(&str, &[&str]); 5] = [
+const SHORT_SWITCHES: [(&str, &[&str]); 6] = [
     ("-a", &["kill"]),
-    ("-d", &["run"]),
+    ("-d", &["exec", "run"]),
     ("-f", &["delete"]),
     ("-q", &["list"]),
     ("-r", &["delete", "kill"]),
+    ("-t", &["exec"]),
 ];
 
 /// An empty value of these means that there is none: callers pass on what they have.
-const MAY_BE_EMPTY: [&str; 4] = ["--console-socket", "--criu", "--log", "--pid-file"];
+const MAY_BE_EMPTY: [&str; 5] =
+    ["--console-socket", "--criu", "--log", "--pid-file", "--pidfd-socket"];
 
 /// The words in clap's form. `-bundle` becomes `--bundle` (containerd's shim relies on it:
 /// `-no-subreaper`), `--debug=true` becomes `--debug`, `--debug=false` and `--log=` go, `-?` and

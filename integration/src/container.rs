@@ -54,6 +54,16 @@ impl Container {
         self.bundle_cli("run", flags)
     }
 
+    /// `exec` with these flags and this command, ready to run.
+    pub fn exec_cli(&self, flags: &[&str], command: &[&str]) -> Cli {
+        self.cli(&["exec"]).args(flags).arg(&self.id).args(command)
+    }
+
+    /// Runs a command by `exec`.
+    pub fn exec(&self, command: &[&str]) -> Outcome {
+        self.exec_cli(&[], command).output()
+    }
+
     fn bundle_cli(&self, operation: &str, flags: &[&str]) -> Cli {
         self.cli(&[operation, "--bundle"]).arg(self.bundle.path()).args(flags).arg(&self.id)
     }

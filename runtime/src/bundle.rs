@@ -16,6 +16,8 @@ pub struct Bundle {
     pub path: PathBuf,
     /// The config.
     pub spec: Spec,
+    /// Its text, which the state keeps.
+    pub json: Vec<u8>,
 }
 
 impl Bundle {
@@ -43,7 +45,7 @@ impl Bundle {
         std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_CONFIG), &mut json)
             .step(|| format!("read {}", config.display()))?;
         let spec = serde_json::from_slice(&json).map_err(|error| Error::file(&config, error))?;
-        Ok(Self { path, spec })
+        Ok(Self { path, spec, json })
     }
 
     /// The root directory on the host: `root.path`, relative to the bundle.

@@ -52,6 +52,9 @@ pub enum ToRuntime {
     Started,
     /// The seccomp filter is installed; with the message comes its listener, for the agent.
     Listener,
+    /// From the process that has joined the container's namespaces for an exec: the exec'd process
+    /// is this one, in the runtime's pid namespace.
+    Cloned(i32),
     /// A step failed; init is ending.
     Failed(Failure),
 }
@@ -187,6 +190,20 @@ impl AsFd for Channel {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Sends `text` with one descriptor over a connected socket: the terminal of a console socket, the
+/// pidfd of a pidfd socket.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send_descriptor(socket: impl AsFd, text: &[u8], descriptor: impl AsFd) -> Result<(), Errno> {
+    let descriptors = [descriptor.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let text = [IoSlice::new(text)];
+    retry(|| rustix::net::sendmsg(&socket, &text, &mut control, SendFlags::NOSIGNAL)).map(drop)
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

@@ -4,7 +4,7 @@
 //! ([`Plan`]); before anything is made that could stay behind, the state directory says where to
 //! find it. Whatever fails, what was made is undone in reverse.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_cgroups::Cgroup;
@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 use crate::bundle::Bundle;
-use crate::channel::{Channel, ToInit, ToRuntime};
+use crate::channel::{Channel, ToInit, ToRuntime, send_descriptor};
 use crate::delete;
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
@@ -31,6 +31,7 @@ use crate::rootless::{Cgroups, Rootless};
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
 use crate::update;
+use crate::wait::Child;
 
 /// What `create` and `run` are asked for.
 pub struct Options<'a> {
@@ -44,6 +45,8 @@ pub struct Options<'a> {
     pub pid_file: Option<&'a Path>,
     /// A connected socket that the terminal's master is sent over.
     pub console: Option<OwnedFd>,
+    /// A connected socket that init's pidfd is sent over.
+    pub pidfd_socket: Option<OwnedFd>,
     /// How many descriptors from 3 on the workload gets.
     pub preserve_fds: u32,
     /// pivot_root(2) rather than moving the root.
@@ -182,7 +185,7 @@ fn build(
     let dir = undo.dir;
     let mut state = describe(&options, &plan, cgroups.paths());
     // From here on, whoever finds the directory finds all that is made.
-    dir.write(&state)?;
+    dir.write(&state, &options.bundle.json)?;
     undo.state = Some(state.clone());
     let wait_before_start = listen || needs_attention(&plan);
     let listener = if listen { Some(self::listen(dir)?) } else { None };
@@ -255,6 +258,10 @@ fn build(
         set_rlimits(&plan, pid)?;
         log::debug!("container {}: init is ready", state.id);
     }
+    if let Some(socket) = &options.pidfd_socket {
+        send_descriptor(socket, b"standard", &pidfd)
+            .step(|| "send the pidfd to the pidfd socket".to_owned())?;
+    }
     if let Some(path) = options.pid_file {
         write_pid_file(path, pid)?;
     }
@@ -295,6 +302,7 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: Option<&kiln_cgroups::Pat
         poststart: plan.hooks.poststart().clone(),
         poststop: plan.hooks.poststop().clone(),
         listener: plan.listener.clone(),
+        keyring: options.keyring,
     }
 }
 
@@ -376,13 +384,15 @@ fn attend(
             }
             Some(ToRuntime::Ready) => return Ok(()),
             Some(ToRuntime::Failed(failure)) => return Err(failure.into()),
-            Some(ToRuntime::Started | ToRuntime::Listener) | None => return Err(gone(pidfd)),
+            Some(ToRuntime::Started | ToRuntime::Listener | ToRuntime::Cloned(_)) | None => {
+                return Err(gone(pidfd));
+            }
         }
     }
 }
 
 /// Init's end, as far as it can be told.
-fn gone(pidfd: &OwnedFd) -> Error {
+pub(crate) fn gone(pidfd: &OwnedFd) -> Error {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options);
     Error::InitGone(match status.ok().flatten().and_then(|status| status.terminating_signal()) {
@@ -393,7 +403,7 @@ fn gone(pidfd: &OwnedFd) -> Error {
 }
 
 /// Written beside and renamed: whoever sees the file sees all of it.
-fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
     let step = || format!("write pid file {}", path.display());
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
@@ -447,7 +457,7 @@ fn tidy(what: &str, result: Result<(), Error>) {
 }
 
 /// Kills and reaps init, our child.
-fn end(pidfd: &OwnedFd) {
+pub(crate) fn end(pidfd: &OwnedFd) {
     let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
@@ -464,29 +474,14 @@ impl Container {
         run_poststart(&self.state)
     }
 
-    /// Before init is reaped: says why, if it ended without having executed the workload.
-    pub(crate) fn confirm_ended(&self) -> Result<(), Error> {
-        if self.confirm_at_end { self.confirm(None) } else { Ok(()) }
-    }
-
     fn confirm(&self, agent: Option<Agent<'_>>) -> Result<(), Error> {
-        await_workload(&self.channel, &self.state, agent)?;
+        await_workload(&self.channel, &self.state, Status::Created, self.pid(), agent)?;
         // Init's death closes the channel, too.
         let executed = self.state.init.as_ref().is_none_or(Process::has_left_runtime);
         if !executed && !self.engine {
             return Err(gone(&self.pidfd));
         }
         Ok(())
-    }
-
-    /// Init's pid.
-    pub fn pid(&self) -> i32 {
-        self.state.init.as_ref().map_or(0, |init| init.pid)
-    }
-
-    /// Init's pidfd.
-    pub fn pidfd(&self) -> &OwnedFd {
-        &self.pidfd
     }
 
     /// After init has ended and been reaped: ends what it left, removes the container and runs
@@ -514,11 +509,27 @@ impl Container {
     }
 }
 
-/// Waits for init's last word: the end of the channel means that execve(2) has succeeded. If the
-/// workload's seccomp filter notifies, `agent` is told before.
+impl Child for Container {
+    fn pid(&self) -> i32 {
+        self.state.init.as_ref().map_or(0, |init| init.pid)
+    }
+
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn confirm_ended(&self) -> Result<(), Error> {
+        if self.confirm_at_end { self.confirm(None) } else { Ok(()) }
+    }
+}
+
+/// Waits for the last word of process `pid`: the end of the channel means that execve(2) has
+/// succeeded. If its seccomp filter notifies, `agent` is told before, of a container in `status`.
 pub(crate) fn await_workload(
     channel: &Channel,
     state: &State,
+    status: Status,
+    pid: i32,
     mut agent: Option<Agent<'_>>,
 ) -> Result<(), Error> {
     let step = || "wait for the workload".to_owned();
@@ -533,8 +544,7 @@ pub(crate) fn await_workload(
             Some((message @ ToRuntime::Listener, descriptors)) => {
                 let [listener] = &descriptors[..] else { return Err(unexpected(&message)) };
                 let agent = agent.take().ok_or_else(|| unexpected(&message))?;
-                let pid = state.init.as_ref().map_or(0, |init| init.pid);
-                agent.send(listener, state, Status::Created, pid)?;
+                agent.send(listener, state, status, pid)?;
             }
             Some((other, _)) => return Err(unexpected(&other)),
         }

@@ -7,6 +7,7 @@
 //!
 //! Oldest kernel: 5.12 (openat2, clone3, pidfds, the mount API with mount_setattr).
 
+pub mod affinity;
 pub mod bundle;
 pub mod channel;
 pub mod create;
@@ -14,6 +15,7 @@ pub mod delete;
 pub mod devices;
 pub mod engine;
 pub mod error;
+pub mod exec;
 pub mod features;
 pub mod id;
 pub mod idmaps;

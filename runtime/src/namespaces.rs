@@ -397,6 +397,51 @@ impl Join {
     }
 }
 
+/// The namespaces that another process is in and this one is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// CLONE_NEW*, for setns(2).
+    pub flags: i32,
+    /// Whether the mount namespace is one whose root is not the container's: it was joined.
+    pub foreign_root: bool,
+    /// Whether /proc/PID was looked at.
+    pub compared: bool,
+}
+
+/// Which namespaces to join in order to be where the init `pid` of a container with these
+/// linux.namespaces is. Those that were made for the container are not this process's own; the
+/// others are compared, for to join one's own may need a privilege (setns(2)).
+///
+/// # Errors
+/// A namespace cannot be looked at.
+pub fn membership(listed: &[LinuxNamespace], pid: i32) -> Result<Membership, Error> {
+    let mut membership = Membership { flags: 0, foreign_root: false, compared: false };
+    for kind in KINDS {
+        let namespace = listed.iter().find(|namespace| namespace.typ() == kind.typ);
+        let made = namespace.is_some_and(|namespace| given_path(namespace).is_none());
+        if !made {
+            if namespace.is_none() && kind.flag == libc::CLONE_NEWTIME {
+                continue; // as Linux before 5.6 has none
+            }
+            membership.compared = true;
+            membership.foreign_root |= kind.flag == libc::CLONE_NEWNS;
+            let id = |process: &str| {
+                let path = format!("/proc/{process}/ns/{}", kind.file);
+                match rustix::fs::stat(&path) {
+                    // A kernel without this kind.
+                    Err(Errno::NOENT) => Ok(None),
+                    stat => stat.map(|stat| Some(stat.st_ino)).step(|| format!("look at {path}")),
+                }
+            };
+            if id("self")? == id(&pid.to_string())? {
+                continue;
+            }
+        }
+        membership.flags |= kind.flag;
+    }
+    Ok(membership)
+}
+
 fn clone_step() -> String {
     "clone the container's init".to_owned()
 }
@@ -440,7 +485,7 @@ fn unshare(flags: i32) -> Result<(), Errno> {
 
 /// The runtime's uid has no name in the user namespace until this, or not root's: what init makes
 /// from here on belongs to the container's root. `maps` are a new namespace's.
-fn become_root(maps: Option<&IdMaps>) -> Result<(), Error> {
+pub(crate) fn become_root(maps: Option<&IdMaps>) -> Result<(), Error> {
     use rustix::process::{Gid, Uid};
     let step = || "become root of the user namespace".to_owned();
     let (uid, gid) = maps.map_or((0, 0), IdMaps::root);

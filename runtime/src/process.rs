@@ -48,18 +48,30 @@ impl Process {
 
     /// Whether the process is still there; a zombie has ended.
     pub fn is_alive(&self) -> bool {
-        stat(self.pid).is_ok_and(|(start_ticks, state)| {
-            start_ticks == self.start_ticks && !matches!(state, 'Z' | 'X' | 'x')
-        })
+        stat(self.pid)
+            .is_ok_and(|(start_ticks, state)| start_ticks == self.start_ticks && !has_ended(state))
     }
 
     /// Whether the process, once a copy of the runtime's, has executed another program: it has not
     /// if it ended before. True as well if it has been reaped, when nobody can tell any more.
     pub fn has_left_runtime(&self) -> bool {
-        const PF_FORKNOEXEC: u64 = 0x40; // include/linux/sched.h
-        let flags =
-            fields(self.pid).ok().and_then(|(_, fields)| fields.get(6)?.parse::<u64>().ok());
-        flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+        fields(self.pid).map_or(true, |(_, fields)| has_executed(&fields))
+    }
+
+    /// A pidfd of the process, and whether it has executed a program since it was made; None if it
+    /// has ended.
+    ///
+    /// # Errors
+    /// Those of pidfd_open(2).
+    pub fn open(&self) -> Result<Option<(OwnedFd, bool)>, Error> {
+        let Some(pidfd) = self.pidfd_of_pid()? else {
+            return Ok(None);
+        };
+        // While the pidfd pins the process: if it is this one now, it is in the pidfd.
+        Ok(fields(self.pid).ok().and_then(|(state, fields)| {
+            let same = fields.get(19)?.parse() == Ok(self.start_ticks);
+            (same && !has_ended(state)).then(|| (pidfd, has_executed(&fields)))
+        }))
     }
 
     /// A pidfd of the process; None if it has ended.
@@ -67,15 +79,18 @@ impl Process {
     /// # Errors
     /// Those of pidfd_open(2).
     pub fn pidfd(&self) -> Result<Option<OwnedFd>, Error> {
+        Ok(self.open()?.map(|(pidfd, _)| pidfd))
+    }
+
+    /// Of whatever process has the pid now.
+    fn pidfd_of_pid(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return Ok(None);
         };
-        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(None),
-            pidfd => pidfd.step(|| format!("open process {pid:?}"))?,
-        };
-        // Checked while the pidfd pins the process: if it is this one now, it is in the pidfd.
-        Ok(self.is_alive().then_some(pidfd))
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => Ok(None),
+            pidfd => pidfd.step(|| format!("open process {}", self.pid)).map(Some),
+        }
     }
 
     /// Sends signal `number`; false if the process has ended.
@@ -91,6 +106,17 @@ impl Process {
             sent => sent.step(|| format!("send signal {number} to {}", self.pid)).map(|()| true),
         }
     }
+}
+
+fn has_ended(state: char) -> bool {
+    matches!(state, 'Z' | 'X' | 'x')
+}
+
+/// By the flags, field 9.
+fn has_executed(fields: &[String]) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40; // include/linux/sched.h
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
 /// Start time and state letter.

@@ -36,7 +36,8 @@ pub fn start(dir: &ContainerDir) -> Result<(), Error> {
     let channel = Channel::from_socket(socket);
     channel.send(&ToInit::Start).step(step)?;
     let notifies = agent.is_some();
-    let workload = await_workload(&channel, &state, agent);
+    let pid = state.init.as_ref().map_or(0, |init| init.pid);
+    let workload = await_workload(&channel, &state, Status::Created, pid, agent);
     if let (true, Err(_), Some(init)) = (notifies, &workload, &state.init) {
         // It would wait for the agent for ever. If it has ended by itself, so much the better.
         let _ = init.signal(libc::SIGKILL);

@@ -1,7 +1,8 @@
 //! The container's state on disk: one directory per container below the state root.
 //!
 //! ```text
-//! ROOT/ID/state.json   written once, before anything else is made
+//! ROOT/ID/state.json   written once, before anything else is made: the state, and after it the
+//!                      config.json as it was, for what `exec` must know whatever becomes of it
 //! ROOT/ID/init         a symlink to nowhere, whose text is init's pid and start time
 //! ROOT/ID/start.sock   init listens here until `start`; gone once it was asked to start
 //! ```
@@ -19,7 +20,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use oci_spec::runtime::Hook;
+use oci_spec::runtime::{Hook, Spec};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,9 @@ pub struct State {
     /// The seccomp agent that is to be told of the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Listener>,
+    /// Whether its processes get a session keyring that is not the caller's.
+    #[serde(default)]
+    pub keyring: bool,
 }
 
 /// The state as `state` prints it and as hooks get it: runtime.md#state, with runc's additions
@@ -333,25 +337,28 @@ impl ContainerDir {
         }
     }
 
-    /// Writes the state, right into its file: there is no old one to keep, the directory is locked,
-    /// and if the runtime dies meanwhile nothing else has been made yet.
+    /// Writes the state and the text of config.json, right into their file: there is no old one to
+    /// keep, the directory is locked, and if the runtime dies meanwhile nothing else has been made
+    /// yet.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, state: &State) -> Result<(), Error> {
-        self.write_file(STATE_FILE, state)
+    pub fn write(&self, state: &State, config: &[u8]) -> Result<(), Error> {
+        self.write_file(STATE_FILE, state, config)
     }
 
-    fn write_file(&self, name: &str, state: &State) -> Result<(), Error> {
+    fn write_file(&self, name: &str, state: &State, config: &[u8]) -> Result<(), Error> {
         let step = || format!("write the state of container {}", self.id);
-        let json = serde_json::to_vec(state).map_err(std::io::Error::from).step(step)?;
+        let mut json = serde_json::to_vec(state).map_err(std::io::Error::from).step(step)?;
+        json.push(b'\n');
+        json.extend_from_slice(config);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&self.dir, name, flags, mode).step(step)?;
         File::from(file).write_all(&json).step(step)
     }
 
-    /// Writes the state again, beside the old one and renamed over it.
+    /// Writes the state again, beside the old one and renamed over it. The config stays.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -359,7 +366,9 @@ impl ContainerDir {
         let step = || format!("write the state of container {}", self.id);
         ignore_missing(rustix::fs::unlinkat(&self.dir, NEW_STATE_FILE, AtFlags::empty()))
             .step(step)?;
-        self.write_file(NEW_STATE_FILE, state)?;
+        let old = self.read_file()?.unwrap_or_default();
+        let config = self.parse(&old)?.map_or(&[][..], |(_, end)| old[end..].trim_ascii_start());
+        self.write_file(NEW_STATE_FILE, state, config)?;
         rustix::fs::renameat(&self.dir, NEW_STATE_FILE, &self.dir, STATE_FILE).step(step)
     }
 
@@ -377,6 +386,22 @@ impl ContainerDir {
     /// # Errors
     /// The file is damaged or cannot be read.
     pub fn read(&self) -> Result<Option<State>, Error> {
+        let Some(json) = self.read_file()? else { return Ok(None) };
+        Ok(self.parse(&json)?.map(|(state, _)| state))
+    }
+
+    /// Reads the state with the config as it was when the container was created.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn read_with_config(&self) -> Result<Option<(State, Spec)>, Error> {
+        let Some(json) = self.read_file()? else { return Ok(None) };
+        let Some((state, rest)) = self.parse(&json)? else { return Ok(None) };
+        let config = serde_json::from_slice(&json[rest..]);
+        Ok(Some((state, config.map_err(|error| self.damaged(&error))?)))
+    }
+
+    fn read_file(&self) -> Result<Option<Vec<u8>>, Error> {
         let step = || format!("read the state of container {}", self.id);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.dir, STATE_FILE, flags, Mode::empty()) {
@@ -385,14 +410,28 @@ impl ContainerDir {
         };
         let mut json = Vec::new();
         File::from(file).read_to_end(&mut json).step(step)?;
-        match serde_json::from_slice(&json) {
-            Ok(state) => Ok(Some(State { init: self.read_init()?, ..state })),
+        Ok(Some(json))
+    }
+
+    /// The state at the beginning of `json`, and where it ends.
+    fn parse(&self, json: &[u8]) -> Result<Option<(State, usize)>, Error> {
+        let mut documents = serde_json::Deserializer::from_slice(json).into_iter::<State>();
+        match documents.next() {
+            Some(Ok(state)) => {
+                let state = State { init: self.read_init()?, ..state };
+                Ok(Some((state, documents.byte_offset())))
+            }
             // Being written for the first time.
-            Err(_) if self.is_locked() => Ok(None),
-            Err(error) => Err(Error::Config {
-                field: format!("state of container {}", self.id),
-                problem: format!("is damaged: {error} (hint: delete --force removes it)"),
-            }),
+            _ if self.is_locked() => Ok(None),
+            Some(Err(error)) => Err(self.damaged(&error)),
+            None => Err(self.damaged(&"it is empty")),
+        }
+    }
+
+    fn damaged(&self, error: &dyn std::fmt::Display) -> Error {
+        Error::Config {
+            field: format!("state of container {}", self.id),
+            problem: format!("is damaged: {error} (hint: delete --force removes it)"),
         }
     }
 
@@ -476,6 +515,7 @@ mod tests {
             poststart: None,
             poststop: None,
             listener: None,
+            keyring: true,
         }
     }
 
@@ -486,11 +526,14 @@ mod tests {
         let id: ContainerId = "web".parse().unwrap();
         let container = root.make(&id).unwrap();
         assert!(matches!(root.make(&id), Err(Error::Exists(_))));
-        container.write(&state("web")).unwrap();
+        let config = br#"{"ociVersion":"1.0.2","hostname":"there"}"#;
+        container.write(&state("web"), config).unwrap();
         let other = root.find(&id).unwrap();
         assert_eq!(other.status(&other.read().unwrap().unwrap()), Status::Creating);
         container.unlock();
         assert_eq!(other.status(&other.read().unwrap().unwrap()), Status::Stopped);
+        let (_, config) = other.read_with_config().unwrap().unwrap();
+        assert_eq!(config.hostname().as_deref(), Some("there"));
         assert_eq!(root.ids().unwrap(), std::slice::from_ref(&id));
         root.remove(&container).unwrap();
         root.remove(&container).unwrap();
@@ -503,8 +546,15 @@ mod tests {
         let root = StateRoot::create(dir.path()).unwrap();
         let container = root.make(&"c".parse().unwrap()).unwrap();
         assert!(container.read().unwrap().is_none());
-        std::fs::write(dir.path().join("c/state.json"), "{").unwrap();
-        assert!(container.read().unwrap_err().to_string().contains("damaged"));
+        container.unlock();
+        for text in ["{", "", "{}"] {
+            std::fs::write(dir.path().join("c/state.json"), text).unwrap();
+            assert!(container.read().unwrap_err().to_string().contains("damaged"), "{text}");
+        }
+        let whole = serde_json::to_string(&state("c")).unwrap();
+        std::fs::write(dir.path().join("c/state.json"), whole + "\n{\"oci").unwrap();
+        assert!(container.read().unwrap().is_some());
+        assert!(container.read_with_config().unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]

@@ -48,21 +48,44 @@ pub(crate) const MAGIC: [u8; 4] = *b"\0asm";
 /// - [`Error::Entrypoint`]: the entrypoint's first bytes could not be read. One that is missing
 ///   or not a regular file is native, so that it fails as on any other runtime.
 pub fn detect(spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<Kind, Error> {
-    if [CONTAINERD_CONTAINER_TYPE, CRIO_CONTAINER_TYPE]
-        .iter()
-        .any(|name| value(spec, name) == Some(SANDBOX))
-    {
-        return Ok(Kind::Native);
-    }
-    // Both are read before the first counts: a value that nobody knows is never passed over.
-    let handler = rule(spec, HANDLER, &HANDLERS)?;
-    let variant = rule(spec, VARIANT, &VARIANTS)?;
-    match handler.or(variant) {
+    match asked_for(spec)? {
         None => Ok(Kind::Native),
         Some(Rule::Always) => Ok(Kind::Wasm),
         Some(Rule::IfEntrypointIsWasm) if is_wasm(spec, rootfs)? => Ok(Kind::Wasm),
         Some(Rule::IfEntrypointIsWasm) => Ok(Kind::Native),
     }
+}
+
+/// Whether one of the annotations asks for wasm: only then [`detect_for_exec`] need be called.
+pub fn may_be_wasm(spec: &Spec) -> bool {
+    [HANDLER, VARIANT].iter().any(|name| value(spec, name).is_some())
+}
+
+/// The same for a process that is executed in a container which is there: `spec` has that process,
+/// and no mounts, because they are in place below `root`. Whatever value asks for wasm, the file
+/// decides: a wasm container may have Linux programs, too.
+///
+/// # Errors
+/// As for [`detect`].
+pub fn detect_for_exec(spec: &Spec, root: BorrowedFd<'_>) -> Result<Kind, Error> {
+    match asked_for(spec)? {
+        Some(_) if is_wasm(spec, root)? => Ok(Kind::Wasm),
+        _ => Ok(Kind::Native),
+    }
+}
+
+/// What the annotations say.
+fn asked_for(spec: &Spec) -> Result<Option<Rule>, Error> {
+    if [CONTAINERD_CONTAINER_TYPE, CRIO_CONTAINER_TYPE]
+        .iter()
+        .any(|name| value(spec, name) == Some(SANDBOX))
+    {
+        return Ok(None);
+    }
+    // Both are read before the first counts: a value that nobody knows is never passed over.
+    let handler = rule(spec, HANDLER, &HANDLERS)?;
+    let variant = rule(spec, VARIANT, &VARIANTS)?;
+    Ok(handler.or(variant))
 }
 
 fn rule(spec: &Spec, name: &'static str, known: &[&str]) -> Result<Option<Rule>, Error> {
@@ -172,6 +195,22 @@ mod tests {
             assert_eq!(kind(&["/gone"]), Kind::Native);
             assert_eq!(kind(&[]), Kind::Native);
         }
+    }
+
+    #[test]
+    fn in_a_container_the_file_decides() {
+        let dir = rootfs();
+        let fd = File::open(dir.path()).unwrap();
+        let kind = |args: &[&str], annotations: &[(&str, &str)]| {
+            detect_for_exec(&spec(args, annotations), fd.as_fd()).unwrap()
+        };
+        for pair in [(HANDLER, "wasm"), (VARIANT, "compat"), (VARIANT, "compat-smart")] {
+            assert_eq!(kind(&["/bin/app"], &[pair]), Kind::Wasm);
+            assert_eq!(kind(&["/gone.wasm"], &[pair]), Kind::Wasm);
+            assert_eq!(kind(&["/bin/linux"], &[pair]), Kind::Native);
+        }
+        assert_eq!(kind(&["/bin/app"], &[]), Kind::Native);
+        assert!(may_be_wasm(&spec(&[], &[(VARIANT, "x")])) && !may_be_wasm(&spec(&[], &[])));
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! process.terminal: a pseudo-terminal of the container's own devpts.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use super::mounts::attach;
+use crate::channel::send_descriptor;
 use crate::error::{Error, Failure, Step};
-use crate::mounts::clone_open;
-use crate::plan::Plan;
+use crate::mounts::{clone_open, open_dir};
+use crate::plan::ProcessPlan;
 use crate::rooted::Rooted;
 
 /// DEVPTS_SUPER_MAGIC, include/uapi/linux/magic.h.
@@ -22,12 +20,40 @@ const DEVPTS: i64 = 0x1cd1;
 
 /// Opens a terminal, sends its master over `socket`, and makes the other end /dev/console, the
 /// controlling terminal, and stdin, stdout and stderr.
-///
+pub fn open(
+    process: &ProcessPlan,
+    root: &Rooted<'_>,
+    socket: Option<OwnedFd>,
+) -> Result<(), Error> {
+    let (socket, pair) = make(process, root, socket)?;
+    mount_console(root, &pair.terminal)?;
+    pair.give(&socket)
+}
+
+/// As [`open`], for a process that finds /dev/console in place: in its container.
+pub fn open_inside(process: &ProcessPlan, socket: Option<OwnedFd>) -> Result<(), Error> {
+    let root = open_dir("/".as_ref()).step(step)?;
+    let (socket, pair) = make(process, &Rooted::new(&root), socket)?;
+    pair.give(&socket)
+}
+
+fn step() -> String {
+    "open the terminal".to_owned()
+}
+
+struct Pair {
+    master: OwnedFd,
+    terminal: OwnedFd,
+}
+
 /// The master is the container's devpts's, checked to be one, so that the name in /dev/pts is
 /// right inside; the other end is taken from the master (TIOCGPTPEER), not from a path that the
 /// image could have prepared.
-pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(), Error> {
-    let step = || "open the terminal".to_owned();
+fn make(
+    process: &ProcessPlan,
+    root: &Rooted<'_>,
+    socket: Option<OwnedFd>,
+) -> Result<(OwnedFd, Pair), Error> {
     let socket = socket.ok_or_else(|| {
         Error::config("process.terminal", "needs a console socket (--console-socket)")
     })?;
@@ -47,19 +73,26 @@ pub fn open(plan: &Plan, root: &Rooted<'_>, socket: Option<OwnedFd>) -> Result<(
     rustix::pty::unlockpt(&master).step(step)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(step)?;
-    if let Some((rows, columns)) = plan.process.console_size {
+    if let Some((rows, columns)) = process.console_size {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&master, size).step(step)?;
     }
-    let uid = Uid::from_raw(plan.process.uid);
+    let uid = Uid::from_raw(process.uid);
     match rustix::fs::fchown(&terminal, Some(uid), None::<Gid>) {
         // An id that has no name in the user namespace keeps what it has.
         Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
         Err(errno) => return Err(errno).step(step),
     }
-    mount_console(root, &terminal)?;
-    send(&socket, &master).step(|| "send the terminal to the console socket".to_owned())?;
-    take(&terminal).step(step)
+    Ok((socket, Pair { master, terminal }))
+}
+
+impl Pair {
+    /// The message's text is the name that runc sends.
+    fn give(self, socket: &OwnedFd) -> Result<(), Error> {
+        send_descriptor(socket, b"/dev/ptmx", &self.master)
+            .step(|| "send the terminal to the console socket".to_owned())?;
+        take(&self.terminal).step(step)
+    }
 }
 
 fn mount_console(root: &Rooted<'_>, terminal: &OwnedFd) -> Result<(), Error> {
@@ -70,16 +103,6 @@ fn mount_console(root: &Rooted<'_>, terminal: &OwnedFd) -> Result<(), Error> {
     // Not through a symlink that the image has there.
     let target = root.open_real(path, OFlags::PATH).step(step)?;
     attach(&tree, &target).step(step)
-}
-
-/// One message with one descriptor; its text is the name that runc sends.
-fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), Errno> {
-    let descriptors = [master.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let text = [IoSlice::new(b"/dev/ptmx")];
-    rustix::net::sendmsg(socket, &text, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
 fn take(terminal: &OwnedFd) -> Result<(), Errno> {

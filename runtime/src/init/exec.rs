@@ -36,6 +36,16 @@ pub fn enter_cwd(process: &ProcessPlan) -> Result<(), Error> {
         .step(|| cwd_step(process))
 }
 
+/// That the working directory is below the root of this process: getcwd(2) says `(unreachable)`
+/// where it is not (Linux 2.6.36).
+pub fn verify_cwd(process: &ProcessPlan) -> Result<(), Error> {
+    let cwd = rustix::process::getcwd(Vec::new()).step(|| cwd_step(process))?;
+    match cwd.as_bytes().first() {
+        Some(b'/') => Ok(()),
+        _ => Err(Failure::because(cwd_step(process), "it is outside of the container").into()),
+    }
+}
+
 fn cwd_step(process: &ProcessPlan) -> String {
     format!("enter process.cwd {}", process.cwd.display())
 }

@@ -32,6 +32,9 @@ pub struct Launch<'a> {
     pub limits: bool,
     /// A procfs of this process's pid namespace, made by us, where the process has labels.
     pub proc: Option<&'a OwnedFd>,
+    /// Whether others may be at work in the container, so that the working directory is looked at
+    /// once more.
+    pub verify_cwd: bool,
 }
 
 impl Launch<'_> {
@@ -62,6 +65,9 @@ impl Launch<'_> {
         credentials::become_user(process, self.seccomp.is_some())?;
         // Either may lack the permission: root in a directory of NFS, the user in one of root's.
         exec::enter_cwd(process).or(entered)?;
+        if self.verify_cwd {
+            exec::verify_cwd(process)?;
+        }
         if self.engine.is_some() {
             process.labels.apply(When::Now, self.proc)?;
         }

@@ -5,9 +5,9 @@
 //! `_exit` after it has reported what failed.
 
 mod cgroup;
-mod console;
+pub(crate) mod console;
 mod copy_up;
-mod credentials;
+pub(crate) mod credentials;
 mod devices;
 mod exec;
 mod hostname;
@@ -18,7 +18,7 @@ mod notify;
 mod paths;
 mod pivot;
 mod rootfs;
-mod sysctl;
+pub(crate) mod sysctl;
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -140,7 +140,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
         engine.load(tree.as_fd()).map_err(|source| Error::Engine { engine: name, source })?;
     }
     if plan.process.terminal {
-        console::open(plan, &root, init.console.take())?;
+        console::open(&plan.process, &root, init.console.take())?;
     }
     let null = paths::host_null()?;
     let proc = sysctl::needs_proc(plan).then(sysctl::open_proc).transpose()?;
@@ -229,6 +229,7 @@ fn start(init: &mut Init) -> Result<i32, Error> {
         preserve_fds: init.preserve_fds,
         limits: !init.wait_before_start,
         proc: init.proc.as_ref(),
+        verify_cwd: false,
     };
     launch.run()
 }

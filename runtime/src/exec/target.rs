@@ -1,0 +1,103 @@
+//! The container that a process is to be executed in.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci_spec::runtime::{Linux, Process as SpecProcess, Spec};
+
+use crate::error::{Error, Failure, Step};
+use crate::mounts::open_dir;
+use crate::namespaces::{self, Membership};
+use crate::process::Process;
+use crate::state::{ContainerDir, State, Status};
+use crate::sys;
+
+/// A container that is there and may be entered.
+#[derive(Debug)]
+pub struct Target {
+    pub(super) state: State,
+    pub(super) config: Spec,
+    /// Init, which is alive.
+    pub(super) init: Process,
+    pub(super) pidfd: OwnedFd,
+}
+
+impl Target {
+    /// Looks at the container in `dir`, which may be created or running, and with `ignore_paused`
+    /// paused. Closes `dir`: no directory of the host may be open in what is to be the container's.
+    ///
+    /// # Errors
+    /// It is in another status.
+    pub fn open(dir: ContainerDir, ignore_paused: bool) -> Result<Self, Error> {
+        let (state, config) =
+            dir.read_with_config()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+        let refused =
+            |status| Error::Status { id: dir.id().to_string(), operation: "exec in", status };
+        let Some(init) = state.init.clone() else {
+            return Err(match dir.is_locked() {
+                true => refused(Status::Creating),
+                false => stopped(),
+            });
+        };
+        let Some((pidfd, is_program)) = init.open()? else {
+            return Err(stopped());
+        };
+        // Until `create` or `run` is through, init is somewhere between the host and the container.
+        if !is_program && dir.is_locked() {
+            return Err(refused(Status::Creating));
+        }
+        let paths = state.cgroup.as_ref().filter(|_| !ignore_paused);
+        if paths.map(kiln_cgroups::is_frozen).transpose()? == Some(true) {
+            return Err(refused(Status::Paused));
+        }
+        Ok(Self { state, config, init, pidfd })
+    }
+
+    /// The config as it was when the container was created.
+    pub fn config(&self) -> &Spec {
+        &self.config
+    }
+
+    /// The container's own process in the config.
+    ///
+    /// # Errors
+    /// It has none, which `create` would not have let pass.
+    pub fn process(&self) -> Result<&SpecProcess, Error> {
+        self.config.process().as_ref().ok_or_else(|| Error::config("process", "is needed"))
+    }
+
+    pub(super) fn linux(&self) -> Linux {
+        self.config.linux().clone().unwrap_or_default()
+    }
+
+    /// The container's root directory with all that is mounted in it now (O_PATH).
+    ///
+    /// # Errors
+    /// Init has ended, or its root may not be looked at.
+    pub fn root(&self) -> Result<OwnedFd, Error> {
+        let path = format!("/proc/{}/root", self.init.pid);
+        let root = open_dir(path.as_ref()).step(|| format!("open {path}"))?;
+        self.check()?;
+        Ok(root)
+    }
+
+    /// Whether what was just found by init's pid was init's: it is, if init still lives.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        sys::pidfd_send_signal(self.pidfd.as_fd(), 0).map_err(|_| stopped())
+    }
+
+    /// The namespaces that init is in and this process is not.
+    pub(super) fn membership(&self) -> Result<Membership, Error> {
+        let linux = self.config.linux().as_ref();
+        let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let membership = namespaces::membership(listed, self.init.pid)?;
+        if membership.compared {
+            self.check()?;
+        }
+        Ok(membership)
+    }
+}
+
+/// runc's words, and those that callers look for.
+fn stopped() -> Error {
+    Failure::because("cannot exec in a stopped container", "container not running").into()
+}
