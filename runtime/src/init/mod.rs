@@ -125,7 +125,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
     // The runtime makes network and cgroups meanwhile; only what shows them must wait.
     let cgroup_paths = state.cgroup.as_ref();
     let mut ready = cgroup::Ready::new(channel, &plan.namespaces);
-    mounts::make_all(plan, &root, cgroup_paths, &mut ready)?;
+    let kernel = mounts::make_all(plan, &root, cgroup_paths, &mut ready)?;
     devices::make_all(plan, &root)?;
     ready.cgroup()?;
 
@@ -151,8 +151,8 @@ fn build(init: &mut Init) -> Result<(), Error> {
         sysctl::write_all(&plan.sysctl, proc)?;
     }
     init.proc = proc.filter(|_| plan.process.labels.any());
-    paths::make_readonly(plan, &root)?;
-    paths::mask(plan, &root, &null)?;
+    paths::make_readonly(plan, &root, &kernel)?;
+    paths::mask(plan, &root, &kernel, &null)?;
     rootfs::finish(plan, &tree)?;
     if init.keyring {
         credentials::join_keyring(&state.id)?;

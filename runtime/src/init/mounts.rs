@@ -24,13 +24,41 @@ use crate::sys::{self, MountAttr};
 /// fsconfig(2) takes no longer values; mount(2) takes a page.
 const MAX_VALUE: usize = 255;
 
+/// What was mounted on /proc and /sys, by descriptor: a peer that writes to the rootfs can move
+/// the directories that they lie on, and the masks must follow them.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    proc: Option<OwnedFd>,
+    sys: Option<OwnedFd>,
+}
+
+impl Kernel {
+    /// The mount that `path` lies in, with the rest of the path.
+    pub fn split<'p>(&self, path: &'p Path) -> Option<(&OwnedFd, &'p Path)> {
+        let inside = |mount: &'_ str| path.strip_prefix(mount).ok();
+        let proc = self.proc.as_ref().zip(inside("/proc"));
+        proc.or_else(|| self.sys.as_ref().zip(inside("/sys")))
+    }
+
+    /// The last mount on a place is the one that is seen; None if it cannot be told by descriptor.
+    fn note(&mut self, mount: &MountPlan, tree: Option<OwnedFd>) {
+        let at = |path: &str| Path::new(path).components().eq(mount.destination.components());
+        if at("/proc") {
+            self.proc = tree;
+        } else if at("/sys") {
+            self.sys = tree;
+        }
+    }
+}
+
 /// Makes all mounts in the config's order.
 pub fn make_all(
     plan: &Plan,
     root: &Rooted<'_>,
     cgroups: Option<&kiln_cgroups::Paths>,
     ready: &mut Ready<'_>,
-) -> Result<(), Error> {
+) -> Result<Kernel, Error> {
+    let mut kernel = Kernel::default();
     for mount in &plan.mounts {
         match &mount.source {
             Source::Bind { path, recursive, tree } => {
@@ -43,6 +71,7 @@ pub fn make_all(
                     }
                 };
                 bind(mount, root, tree)?;
+                kernel.note(mount, None);
             }
             Source::New { fstype, data, flags } => {
                 if fstype == "sysfs" {
@@ -53,7 +82,8 @@ pub fn make_all(
                     // What the image makes us copy is charged to the container, not to the host.
                     ready.cgroup()?;
                 }
-                new(mount, root, fstype, data, flags)?;
+                let tree = new(mount, root, fstype, data, flags)?;
+                kernel.note(mount, Some(tree));
                 if let ("mqueue", Some(label)) = (fstype.as_str(), &plan.mount_label) {
                     label_root(mount, root, label)?;
                 }
@@ -61,6 +91,7 @@ pub fn make_all(
             Source::Cgroup => {
                 ready.cgroup()?;
                 cgroup::mount(mount, root, cgroups, ready.has_namespace())?;
+                kernel.note(mount, None);
             }
             Source::Remount => {
                 let target = root.open(&mount.destination, OFlags::PATH).step(|| name(mount))?;
@@ -68,7 +99,7 @@ pub fn make_all(
             }
         }
     }
-    Ok(())
+    Ok(kernel)
 }
 
 /// `mount SOURCE on DESTINATION`, for errors.
@@ -120,7 +151,7 @@ fn new(
     fstype: &str,
     data: &[(String, Option<String>)],
     flags: &[&'static str],
-) -> Result<(), Error> {
+) -> Result<OwnedFd, Error> {
     let target = match fstype {
         // What reads as kernel state must be where its name says, not where an image's symlink
         // leads (CVE-2019-19921, CVE-2023-27561).
@@ -149,7 +180,8 @@ fn new(
         filesystem.make(attr).map_err(failed)?
     };
     set_propagation(mount, &tree)?;
-    attach(&tree, &target).step(|| name(mount))
+    attach(&tree, &target).step(|| name(mount))?;
+    Ok(tree)
 }
 
 /// mqueue takes no context option; its root has an attribute instead, as runc sets it.
@@ -272,7 +304,7 @@ fn old_api(
     target: &OwnedFd,
     fstype: &str,
     data: &[(String, Option<String>)],
-) -> Result<(), Error> {
+) -> Result<OwnedFd, Error> {
     use std::os::fd::AsRawFd;
     let words = data.iter().map(|(key, value)| match value {
         // A label's categories have commas between them.
@@ -292,7 +324,8 @@ fn old_api(
     if mount_id(&mounted).step(|| name(mount))? == mount_id(target).step(|| name(mount))? {
         return Err(Failure::because(name(mount), "it cannot be found where it was made").into());
     }
-    set_attributes(mount, &mounted)
+    set_attributes(mount, &mounted)?;
+    Ok(mounted)
 }
 
 /// Tells mounts apart: statx(2), Linux 5.8.

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::mounts::{Filesystem, attach};
+use super::mounts::{Filesystem, Kernel, attach};
 use crate::error::{Error, Failure, Step};
 use crate::mounts::{CONTEXT, clone_open};
 use crate::plan::Plan;
@@ -34,10 +34,10 @@ pub fn host_null() -> Result<OwnedFd, Error> {
 }
 
 /// Makes each path, with all below it, read-only. One that is not there needs nothing.
-pub fn make_readonly(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
+pub fn make_readonly(plan: &Plan, root: &Rooted<'_>, kernel: &Kernel) -> Result<(), Error> {
     for path in &plan.readonly_paths {
         let step = || format!("make {} read-only", path.display());
-        let Some(target) = existing(root, path).step(step)? else {
+        let Some(target) = existing(root, kernel, path).step(step)? else {
             continue;
         };
         let tree = clone_open(&target, true).step(step)?;
@@ -49,12 +49,12 @@ pub fn make_readonly(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
 }
 
 /// Hides each path: a file behind /dev/null, a directory behind an empty read-only tmpfs.
-pub fn mask(plan: &Plan, root: &Rooted<'_>, null: &OwnedFd) -> Result<(), Error> {
+pub fn mask(plan: &Plan, root: &Rooted<'_>, kernel: &Kernel, null: &OwnedFd) -> Result<(), Error> {
     let mut null = Some(null);
     let (mut null_mounted, mut empty) = (None, None);
     for path in &plan.masked_paths {
         let step = || format!("mask {}", path.display());
-        let Some(target) = existing(root, path).step(step)? else {
+        let Some(target) = existing(root, kernel, path).step(step)? else {
             continue;
         };
         let stat = rustix::fs::fstat(&target).step(step)?;
@@ -96,8 +96,12 @@ fn next(
     }
 }
 
-fn existing(root: &Rooted<'_>, path: &Path) -> Result<Option<OwnedFd>, Errno> {
-    match root.open(path, OFlags::PATH) {
+fn existing(root: &Rooted<'_>, kernel: &Kernel, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    let opened = match kernel.split(path) {
+        Some((mount, rest)) => Rooted::new(mount).open(rest, OFlags::PATH),
+        None => root.open(path, OFlags::PATH),
+    };
+    match opened {
         Ok(target) => Ok(Some(target)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(errno),
