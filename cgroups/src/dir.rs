@@ -72,13 +72,12 @@ pub(crate) fn write_file(dir: impl AsFd, name: &str, value: &[u8]) -> Result<(),
 
 /// Opens the file `name` in `dir` for writing.
 pub(crate) fn open_for_writing(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty())
+    open_file(dir, name, OFlags::WRONLY)
 }
 
-/// Opens the file `name` in `dir` for reading and writing.
-pub(crate) fn open_for_both(dir: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+/// Opens the file `name` in `dir`; `access` is RDONLY, WRONLY or RDWR.
+pub(crate) fn open_file(dir: impl AsFd, name: &str, access: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 

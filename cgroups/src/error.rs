@@ -31,6 +31,24 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// A file has something in it that we do not understand.
+    #[error("read {}: unexpected {text:?}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is in it, cut short.
+        text: String,
+    },
+    /// OOM events could not be subscribed to.
+    #[error("{step} {}: {errno}", path.display())]
+    Watch {
+        /// What was tried.
+        step: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
     /// A cgroup could not be made.
     #[error("create cgroup {}: {errno}{hint}", path.display())]
     Create {

@@ -3,8 +3,8 @@
 //! Owns where a container's cgroups are ([`Paths`]), making and removing them
 //! ([`Cgroup`]), the limits of `linux.resources`, and finding, freezing and
 //! killing the processes inside. Leaves out the cgroup mount in the container
-//! and the cgroup namespace, which belong to `runtime`; statistics and the
-//! systemd driver, which get files of their own beside these.
+//! and the cgroup namespace, which belong to `runtime`; and the systemd driver,
+//! which gets files of its own beside these.
 //!
 //! It is on the path of every container, so it works on directory descriptors
 //! (no path is resolved twice), writes only what the configuration names, and
@@ -18,6 +18,8 @@
 //! | `freezer`, `processes`, `events` | freeze, list, signal, kill, wait |
 //! | `resources`, `changes`, `target` | the order in which limits are written, and how |
 //! | `memory`, `cpu`, `pids`, `io`, `hugetlb`, `network`, `rdma`, `unified` | one controller each |
+//! | `stats` | what was used: one file per controller |
+//! | `oom` | tells of processes killed for want of memory |
 //! | `devices`, `device_rules`, `device_bpf` | device access: v1 files, v2 eBPF |
 //! | `sys` | system calls that rustix has no safe wrapper for |
 
@@ -38,12 +40,14 @@ mod join;
 mod memory;
 mod mountinfo;
 mod network;
+mod oom;
 mod paths;
 mod permitted;
 mod pids;
 mod processes;
 mod rdma;
 mod resources;
+pub mod stats;
 mod subtree;
 mod sys;
 mod target;
@@ -56,4 +60,5 @@ pub use device_rules::{AllowedDevice, DEFAULT_ALLOWED_DEVICES};
 pub use error::{Error, Hint};
 pub use freezer::is_frozen;
 pub use join::{Below, Entrances, unified_of};
+pub use oom::{OomNews, OomWatch};
 pub use paths::{Hierarchy, Paths, resolve};

@@ -2,7 +2,9 @@
 //! names the field, the file, the value and the cause.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::cgroup::{Cgroup, Member};
@@ -92,13 +94,23 @@ impl Target<'_> {
     pub fn read(&self, file: &str) -> Result<String, Error> {
         match dir::read_file(&self.member.dir, file) {
             Ok(text) => Ok(text.trim_end().to_owned()),
-            Err(errno) => Err(Error::Read { path: self.member.path().join(file), errno }),
+            Err(errno) => Err(Error::Read { path: self.path(file), errno }),
         }
+    }
+
+    /// The path of a file, for messages.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.member.path().join(file)
     }
 
     /// Opens a file for reading what is there and writing after that; none if that is impossible.
     pub fn open_both(&self, file: &str) -> Option<OwnedFd> {
-        dir::open_for_both(&self.member.dir, file).ok()
+        self.open_as(file, OFlags::RDWR).ok()
+    }
+
+    /// Opens a file as it is asked for.
+    pub fn open_as(&self, file: &str, access: OFlags) -> Result<OwnedFd, Errno> {
+        dir::open_file(&self.member.dir, file, access)
     }
 
     /// Whether both are the same cgroup.
@@ -129,7 +141,7 @@ impl Target<'_> {
         };
         Error::Write {
             field: field.to_owned(),
-            path: self.member.path().join(file),
+            path: self.path(file),
             value: value.to_owned(),
             errno,
             hint,

@@ -35,6 +35,10 @@ impl Fake {
         std::fs::write(self.root.path().join("c").join(file), text).unwrap();
     }
 
+    pub fn remove(&self, file: &str) {
+        std::fs::remove_file(self.root.path().join("c").join(file)).unwrap();
+    }
+
     /// In the directory that stands for the hierarchy's root.
     pub fn write_root(&self, file: &str, text: &str) {
         std::fs::write(self.root.path().join(file), text).unwrap();

@@ -6,6 +6,7 @@
 mod aot;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod global;
@@ -55,6 +56,8 @@ enum Command {
     Create(create::Create),
     #[command(args_override_self = true)]
     Delete(delete::Delete),
+    #[command(args_override_self = true)]
+    Events(events::Events),
     #[command(args_override_self = true)]
     Exec(exec::Exec),
     #[command(args_override_self = true)]
@@ -137,6 +140,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::Aot(command) => command.execute(),
         Command::Create(command) => command.execute(global, engine),
         Command::Delete(command) => command.execute(global),
+        Command::Events(command) => command.execute(global),
         Command::Exec(command) => command.execute(global, engine),
         Command::Features(command) => command.execute(),
         Command::Kill(command) => command.execute(global),

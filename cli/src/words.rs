@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 
 /// Flags without a value, by their long names and by the short ones that are switches everywhere.
 /// The test below tells which are missing.
-const SWITCHES: [&str; 19] = [
+const SWITCHES: [&str; 20] = [
     "--all",
     "--debug",
     "--detach",
@@ -23,6 +23,7 @@ const SWITCHES: [&str; 19] = [
     "--quiet",
     "--regex",
     "--rootless",
+    "--stats",
     "--systemd-cgroup",
     "--tty",
     "--version",

@@ -95,6 +95,9 @@ pub enum Error {
     /// `kill` found no process: the text is the one that callers of runc match.
     #[error("container not running")]
     NotRunning,
+    /// `events` of a container that has ended: runc's words.
+    #[error("container with id {0} is not running")]
+    Ended(String),
     /// `resume` of a container that is not paused.
     #[error("container not paused")]
     NotPaused,
