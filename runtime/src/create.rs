@@ -27,6 +27,7 @@ use crate::net_devices::{self, Moved};
 use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::privilege::Privilege;
 use crate::process::Process;
+use crate::rdt;
 use crate::rootless::{Cgroups, Rootless};
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
@@ -142,8 +143,15 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
-    let mut undo =
-        Undo { root: &root, dir: &dir, cgroup: None, init: None, state: None, devices: None };
+    let mut undo = Undo {
+        root: &root,
+        dir: &dir,
+        cgroup: None,
+        init: None,
+        state: None,
+        devices: None,
+        rdt: Vec::new(),
+    };
     let engine = options.engine.is_some();
     match build(options, plan, cgroups, &mut undo, listen) {
         Ok(Built { state, channel, pidfd }) => {
@@ -253,6 +261,10 @@ fn build(
     if plan.privilege != Privilege::User {
         set_oom_score(&plan, pid)?;
     }
+    if let (Some(rdt), Some(groups)) = (&plan.rdt, &state.rdt) {
+        rdt.make(groups, &mut undo.rdt)?;
+        groups.join(pid)?;
+    }
     if wait_before_start {
         attend(&channel, &plan, &state, &pidfd, &mut undo.devices)?;
         set_rlimits(&plan, pid)?;
@@ -274,6 +286,7 @@ fn needs_attention(plan: &Plan) -> bool {
     plan.namespaces.has(libc::CLONE_NEWUSER)
         || plan.has_runtime_hooks()
         || !plan.net_devices.is_empty()
+        || plan.rdt.is_some()
 }
 
 /// A terminal and a console socket go together, as for runc.
@@ -303,6 +316,7 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: Option<&kiln_cgroups::Pat
         poststop: plan.hooks.poststop().clone(),
         listener: plan.listener.clone(),
         keyring: options.keyring,
+        rdt: plan.rdt.as_ref().map(|rdt| rdt.groups(options.id.as_str())),
     }
 }
 
@@ -427,6 +441,7 @@ struct Undo<'a> {
     init: Option<OwnedFd>,
     state: Option<State>,
     devices: Option<Moved>,
+    rdt: Vec<PathBuf>,
 }
 
 impl Undo<'_> {
@@ -440,6 +455,9 @@ impl Undo<'_> {
         }
         if let Some(cgroup) = &self.cgroup {
             tidy("remove the cgroup", cgroup.remove().map_err(Error::from));
+        }
+        for group in self.rdt.iter().rev() {
+            tidy("remove the resctrl group", rdt::remove_group(group));
         }
         tidy("remove the state", self.root.remove(self.dir));
         // runtime.md#lifecycle: an error continues at the last step.

@@ -70,6 +70,9 @@ pub(crate) fn remove(
             cgroup.remove()?;
         }
     }
+    if let Some(groups) = &state.rdt {
+        groups.remove()?;
+    }
     root.remove(dir)?;
     run_poststop(state);
     Ok(())

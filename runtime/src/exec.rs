@@ -100,8 +100,8 @@ pub fn exec(target: Target, mut options: Options<'_>) -> Result<Executed, Error>
         Cloned::Child => {
             // The other end must not stay open: its end is how the runtime's is seen.
             drop(channel);
-            let Target { pidfd, .. } = target;
-            enter::join(exec, Way { pidfd, membership, root, cgroups })
+            let Target { pidfd, state, .. } = target;
+            enter::join(exec, Way { pidfd, membership, root, cgroups, rdt: state.rdt })
         }
         Cloned::Parent { pidfd, .. } => pidfd,
     };

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::Arch;
 use serde::Serialize;
 
-use crate::seccomp;
+use crate::{memory_policy, seccomp};
 
 /// Any 1.x is accepted; this is the latest whose properties have been looked at.
 pub const OCI_VERSION_MAX: &str = "1.3.0";
@@ -81,7 +81,7 @@ struct Linux {
     seccomp: Seccomp,
     apparmor: Switch,
     selinux: Switch,
-    intel_rdt: Switch,
+    intel_rdt: IntelRdt,
     memory_policy: MemoryPolicy,
     mount_extensions: MountExtensions,
     net_devices: Switch,
@@ -93,7 +93,6 @@ struct Switch {
 }
 
 const YES: Switch = Switch { enabled: true };
-const NO: Switch = Switch { enabled: false };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -118,8 +117,15 @@ struct Seccomp {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct MemoryPolicy {
-    modes: [&'static str; 0],
-    flags: [&'static str; 0],
+    modes: [&'static str; 7],
+    flags: [&'static str; 3],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct IntelRdt {
+    enabled: bool,
+    schemata: bool,
+    monitoring: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -210,8 +216,8 @@ fn linux() -> Linux {
         },
         apparmor: YES,
         selinux: YES,
-        intel_rdt: NO,
-        memory_policy: MemoryPolicy { modes: [], flags: [] },
+        intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
+        memory_policy: MemoryPolicy { modes: memory_policy::MODES, flags: memory_policy::FLAGS },
         mount_extensions: MountExtensions { idmap: Switch { enabled: true } },
         net_devices: YES,
     }
@@ -246,7 +252,7 @@ mod tests {
         assert_eq!(read.mount_options().as_deref().unwrap(), ["bind", "ro"]);
         let linux = read.linux().as_ref().unwrap();
         assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(false));
-        assert_eq!(linux.intel_rdt().as_ref().unwrap().enabled(), &Some(false));
+        assert_eq!(linux.intel_rdt().as_ref().unwrap().enabled(), &Some(true));
         let idmap = linux.mount_extensions().as_ref().unwrap().idmap().as_ref();
         assert_eq!(idmap.unwrap().enabled(), &Some(true));
         let annotations = read.annotations().as_ref().unwrap();

@@ -19,10 +19,12 @@ use crate::devices::{self, Device};
 use crate::error::{Error, Step};
 use crate::labels::{self, Labels};
 use crate::listener::Listener;
+use crate::memory_policy::MemoryPolicy;
 use crate::mounts::{self, MountPlan};
 use crate::namespaces::Namespaces;
 use crate::net_devices::{self, NetDevice};
 use crate::privilege::Privilege;
+use crate::rdt;
 use crate::rootless;
 use crate::scheduling::Scheduling;
 use crate::seccomp;
@@ -78,6 +80,8 @@ pub struct Plan {
     pub mount_label: Option<String>,
     /// linux.netDevices.
     pub net_devices: Vec<NetDevice>,
+    /// linux.intelRdt.
+    pub rdt: Option<rdt::Plan>,
 }
 
 /// The workload: what `process` asks for.
@@ -115,6 +119,8 @@ pub struct ProcessPlan {
     pub personality: Option<u32>,
     /// process.apparmorProfile and process.selinuxLabel.
     pub labels: Labels,
+    /// linux.memoryPolicy.
+    pub memory_policy: Option<MemoryPolicy>,
 }
 
 /// The five capability sets; without process.capabilities all are empty.
@@ -146,7 +152,6 @@ impl Plan {
         let linux = spec.linux().clone().unwrap_or_default();
         let process =
             spec.process().as_ref().ok_or_else(|| Error::config("process", "is needed"))?;
-        refuse_unsupported(&linux)?;
         let privilege = Privilege::of_caller();
         let namespaces = Namespaces::new(&linux, privilege)?;
         let hostname = named(&namespaces, "hostname", spec.hostname())?;
@@ -205,6 +210,7 @@ impl Plan {
             listener,
             mount_label,
             net_devices,
+            rdt: linux.intel_rdt().as_ref().map(rdt::Plan::new).transpose()?,
         })
     }
 }
@@ -278,6 +284,7 @@ impl ProcessPlan {
                 LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
             }),
             labels: Labels::new(process)?,
+            memory_policy: MemoryPolicy::new(linux)?,
         };
         plan.c_strings()?;
         if let Some(score) = plan.oom_score_adj.filter(|score| !(-1000..=1000).contains(score)) {
@@ -328,18 +335,6 @@ fn check_version(spec: &Spec) -> Result<(), Error> {
             Err(Error::config("ociVersion", format!("{version} is not supported, 1.x is")))
         }
         _ => Err(Error::config("ociVersion", format!("{version:?} is not a version"))),
-    }
-}
-
-/// Fields that ask for something that kiln does not do yet must not be passed over in silence.
-fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    let unsupported = [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-    ];
-    match unsupported.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Error::config(*field, "is not supported yet")),
-        None => Ok(()),
     }
 }
 

@@ -29,6 +29,7 @@ use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
 use crate::listener::Listener;
 use crate::process::Process;
+use crate::rdt;
 
 /// The socket on which a created container's init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
@@ -99,6 +100,9 @@ pub struct State {
     /// Whether its processes get a session keyring that is not the caller's.
     #[serde(default)]
     pub keyring: bool,
+    /// Its resctrl groups: exec'd processes join them, and some go with the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<rdt::Groups>,
 }
 
 /// The state as `state` prints it and as hooks get it: runtime.md#state, with runc's additions
@@ -516,6 +520,7 @@ mod tests {
             poststop: None,
             listener: None,
             keyring: true,
+            rdt: None,
         }
     }
 

@@ -328,6 +328,22 @@ pub fn sched_setattr(attr: SchedAttr) -> Result<(), Errno> {
     result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, ptr::from_ref(&attr), 0) }).map(drop)
 }
 
+/// Sets the NUMA policy of the calling thread: set_mempolicy(2). `mode` holds its flags, too;
+/// `nodes` has one bit per node.
+///
+/// # Errors
+/// Those of set_mempolicy(2).
+pub fn set_mempolicy(mode: c_int, nodes: &[u64]) -> Result<(), Errno> {
+    // The kernel takes one bit less than it is told of (get_nodes() in mm/mempolicy.c).
+    let (mask, bits) = match nodes.len() {
+        0 => (ptr::null(), 0),
+        words => (nodes.as_ptr(), words * u64::BITS as usize + 1),
+    };
+    // SAFETY: `mask` is NULL or points to `bits - 1` bits, which the kernel only reads; of the
+    // bit more it reads nothing.
+    result(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
+}
+
 /// Sets the I/O class and priority of the calling thread: ioprio_set(2).
 ///
 /// # Errors

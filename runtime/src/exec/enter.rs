@@ -26,6 +26,7 @@ use crate::labels::When;
 use crate::mounts::open_dir;
 use crate::namespaces::{Membership, become_root};
 use crate::plan::ProcessPlan;
+use crate::rdt;
 use crate::seccomp::Filter;
 use crate::sys::{self, Cloned};
 
@@ -61,6 +62,8 @@ pub struct Way {
     pub root: Option<OwnedFd>,
     /// The `tasks` of its v1 cgroups, and where it has one its unified cgroup.
     pub cgroups: kiln_cgroups::Entrances,
+    /// Its resctrl groups.
+    pub rdt: Option<rdt::Groups>,
 }
 
 /// The joiner. Holds at its beginning all that the runtime has; on v2 it is in the cgroup.
@@ -82,12 +85,16 @@ fn fail(channel: &Channel, error: Error) -> ! {
 
 fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
     end_with_runtime()?;
-    let Way { pidfd, membership, root, cgroups } = way;
+    let Way { pidfd, membership, root, cgroups, rdt } = way;
     for entrance in &cgroups.v1 {
         let step = || "enter the container's cgroup".to_owned();
         kiln_cgroups::enter(entrance.as_fd()).step(step)?;
     }
     drop(cgroups);
+    if let Some(groups) = rdt {
+        // 0 is the one who writes, as for a cgroup.
+        groups.join(0)?;
+    }
     let process = &mut exec.process;
     exec.affinity.apply_final()?;
     if let Some(score) = process.oom_score_adj {

@@ -56,6 +56,9 @@ impl Launch<'_> {
         if self.limits {
             limits::set(process)?;
         }
+        if let Some(policy) = &process.memory_policy {
+            policy.apply()?;
+        }
         process.scheduling.apply()?;
         if self.engine.is_none() {
             process.labels.apply(When::Exec, self.proc)?;
