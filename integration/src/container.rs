@@ -20,12 +20,20 @@ pub struct Container {
     /// The bundle that it is made from.
     pub bundle: Bundle,
     shared_root: Option<PathBuf>,
+    wrapper: Vec<String>,
 }
 
 impl Container {
     pub(crate) fn new(bundle: Bundle) -> Self {
         reaper::start();
-        Container { id: fresh_id(), bundle, shared_root: None }
+        Container { id: fresh_id(), bundle, shared_root: None, wrapper: Vec::new() }
+    }
+
+    /// Runs all commands on it under another program, such as one that makes
+    /// them another user's.
+    pub fn under(mut self, wrapper: &[String]) -> Self {
+        self.wrapper = wrapper.to_vec();
+        self
     }
 
     /// Uses another's state root, for what concerns several containers.
@@ -41,7 +49,7 @@ impl Container {
 
     /// The binary with `--root` of this container and these words after it.
     pub fn cli(&self, words: &[&str]) -> Cli {
-        Cli::new(["--root"]).arg(self.root()).args(words)
+        Cli::new(["--root"]).arg(self.root()).args(words).under(&self.wrapper)
     }
 
     /// `create` with further flags, ready to run.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount, unmount,
 };
 
 /// One mount on the host.
@@ -28,6 +29,13 @@ impl HostMount {
     /// Makes it a shared mount, so that what is mounted below it propagates.
     pub fn shared(self) -> Self {
         mount_change(&self.0, MountPropagationFlags::SHARED).unwrap();
+        self
+    }
+
+    /// Makes it read-only, and takes set-uid programs and devices away.
+    pub fn restricted(self) -> Self {
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&self.0, flags, "").unwrap();
         self
     }
 

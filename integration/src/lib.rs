@@ -32,6 +32,7 @@ pub mod leftovers;
 pub mod proc;
 pub mod reaper;
 pub mod skip;
+pub mod user;
 
 pub use binary::Runtime;
 pub use bundle::Bundle;

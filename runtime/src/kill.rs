@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use kiln_cgroups::Cgroup;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
 use rustix::time::Timespec;
 
 use crate::error::{Error, Failure, Step};
@@ -26,6 +27,9 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
         return Ok(Cgroup::open(paths)?.signal(number)?);
     }
     let status = dir.status(&state);
+    if let (true, Some(init)) = (all && status != Status::Stopped, &state.init) {
+        return signal_pid_namespace(init, number);
+    }
     let sent = match &state.init {
         Some(init) if status != Status::Stopped => init.signal(number)?,
         _ => false,
@@ -40,6 +44,33 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Signals all processes of init's pid namespace: what there is to tell them by without a cgroup.
+/// Where that is the runtime's own, init alone.
+fn signal_pid_namespace(init: &Process, number: i32) -> Result<(), Error> {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let theirs = namespace(&init.pid.to_string());
+    if theirs.is_none() || theirs == namespace("self") {
+        return init.signal(number)?.then_some(()).ok_or(Error::NotRunning);
+    }
+    let step = || "list the processes".to_owned();
+    for entry in std::fs::read_dir("/proc").step(step)? {
+        let name = entry.step(step)?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        // Opened first: if the number were another's by the time of the look, this one would have
+        // ended, and nobody is signalled.
+        let Some(pid) = pid else { continue };
+        let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        if namespace(&pid.as_raw_nonzero().to_string()) != theirs {
+            continue;
+        }
+        match sys::pidfd_send_signal(pidfd.as_fd(), number) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno).step(|| format!("send signal {number} to {pid:?}")),
+        }
+    }
+    Ok(())
 }
 
 /// A signal by number or by name, with or without SIG, in any case; signal(7).

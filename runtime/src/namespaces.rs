@@ -153,19 +153,23 @@ impl Namespaces {
     }
 
     /// The user namespace that must be joined before the clone, because the pid namespace that the
-    /// clone makes is to belong to it: procfs can be mounted only by its owner's root.
+    /// clone makes is to belong to it: procfs can be mounted only by its owner's root. A user must
+    /// join it before anything else.
     fn joined_before_clone(&self) -> Option<&Join> {
-        self.joined_user().filter(|_| self.makes(libc::CLONE_NEWPID))
+        let first = || self.privilege == Privilege::User && self.leaves();
+        self.joined_user().filter(|_| self.makes(libc::CLONE_NEWPID) || first())
+    }
+
+    /// Whether [`Self::leave`] has something to do.
+    fn leaves(&self) -> bool {
+        self.makes(libc::CLONE_NEWTIME)
+            || self.joined.iter().any(|join| self.joined_by_runtime(join))
     }
 
     /// Whether a second process must do what a process cannot do for itself, because the runtime
-    /// could not return from it ([`Self::leave`]) or may not do it.
+    /// could not return from it or may not do it.
     fn by_helper(&self) -> bool {
-        let leaves = || {
-            self.makes(libc::CLONE_NEWTIME)
-                || self.joined.iter().any(|join| self.joined_by_runtime(join))
-        };
-        self.joined_before_clone().is_some() || !self.privilege.is_root() && leaves()
+        self.joined_before_clone().is_some() || !self.privilege.is_root() && self.leaves()
     }
 
     /// Forks init: clone3(2) with the pid and user namespace. The runtime is back in its own

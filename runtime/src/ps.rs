@@ -13,6 +13,7 @@ pub fn pids(dir: &ContainerDir) -> Result<Vec<i32>, Error> {
     let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
     match &state.cgroup {
         Some(paths) => Ok(Cgroup::open(paths)?.pids()?),
-        None => Ok(Vec::new()),
+        // Rootless.
+        None => Err(Error::config("ps", "the container has no cgroup to tell its processes by")),
     }
 }

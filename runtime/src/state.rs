@@ -183,11 +183,21 @@ impl StateRoot {
             return Ok(root);
         }
         use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .step(|| format!("make state root {}", path.display()))?;
+        // What is not used for six hours is removed there, unless it is sticky (XDG Base Directory
+        // Specification).
+        let session = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+        let sticky = session.is_some_and(|session| path.starts_with(session));
+        let mode = if sticky { 0o1700 } else { 0o700 };
+        let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        made.step(|| format!("make state root {}", path.display())).map_err(
+            |error| match error {
+                Error::Step(failure) if failure.errno == Some(libc::EACCES) => {
+                    let hint = "--root, or XDG_RUNTIME_DIR, names a directory of the user's";
+                    Failure { hint: Some(hint.to_owned()), ..failure }.into()
+                }
+                error => error,
+            },
+        )?;
         Self::open(path)?.ok_or_else(|| Error::file(path, "vanished"))
     }
 

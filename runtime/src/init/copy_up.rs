@@ -35,7 +35,11 @@ fn reopen(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
 
 fn take_attributes(file: BorrowedFd<'_>, from: &Stat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(from.st_uid), Gid::from_raw(from.st_gid));
-    rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    match rustix::fs::fchown(file, Some(uid), Some(gid)) {
+        // An owner without a name in the user namespace: the file stays its root's.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(errno) => return Err(errno),
+    }
     rustix::fs::fchmod(file, Mode::from_raw_mode(from.st_mode))
 }
 
@@ -79,7 +83,10 @@ fn copy_dir(from: OwnedFd, to: BorrowedFd<'_>, depth: usize) -> Result<(), Errno
                 rustix::fs::symlinkat(target.as_c_str(), to, name)?;
                 let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::chownat(to, name, Some(uid), Some(gid), flags)?;
+                match rustix::fs::chownat(to, name, Some(uid), Some(gid), flags) {
+                    Ok(()) | Err(Errno::INVAL) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             _ => {}
         }

@@ -18,6 +18,7 @@ mod notify;
 mod paths;
 mod pivot;
 mod rootfs;
+mod shared;
 pub(crate) mod sysctl;
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};

@@ -14,7 +14,7 @@ use rustix::mount::{
 };
 
 use super::cgroup::{self, Ready};
-use super::copy_up;
+use super::{copy_up, shared};
 use crate::error::{Error, Failure, Step};
 use crate::mounts::{CONTEXT, MountPlan, Source, clone_tree};
 use crate::plan::Plan;
@@ -82,7 +82,8 @@ pub fn make_all(
                     // What the image makes us copy is charged to the container, not to the host.
                     ready.cgroup()?;
                 }
-                let tree = new(mount, root, fstype, data, flags)?;
+                let tree = new(mount, root, fstype, data, flags)
+                    .or_else(|error| shared::instead(plan, mount, root, fstype, error))?;
                 kernel.note(mount, Some(tree));
                 if let ("mqueue", Some(label)) = (fstype.as_str(), &plan.mount_label) {
                     label_root(mount, root, label)?;
@@ -137,7 +138,8 @@ fn set_attributes(mount: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
     set_propagation(mount, tree)
 }
 
-fn set_propagation(mount: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
+/// As the options say, in their order.
+pub fn set_propagation(mount: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
     for &(propagation, recursive) in &mount.propagation {
         super::rootfs::set_propagation(tree, propagation, recursive)
             .step(|| format!("set the propagation of {}", name(mount)))?;
