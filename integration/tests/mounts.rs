@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_integration::hostmount::HostMount;
 use kiln_integration::proc::{Mount, parse_mountinfo};
-use kiln_integration::{Bundle, cgroup, kiln_only, skip};
+use kiln_integration::{Bundle, cgroup, json, kiln_only, skip};
 
 /// The mount that the container sees at `at`, the topmost one.
 #[track_caller]
@@ -358,4 +358,35 @@ fn options_that_undo_others() {
     let mount = seen(bundle.bind(&source, "/mnt", &options), "/mnt");
     has(&mount, &["rw"]);
     lacks(&mount, &["ro", "nosuid", "noexec"]);
+}
+
+#[test]
+fn a_read_only_dev_is_filled_first() {
+    let bundle = Bundle::sh(
+        "echo x > /dev/null; test -c /dev/pts/ptmx && touch /dev/new 2>/dev/null || echo ro",
+    );
+    let mounts = bundle.config["mounts"].as_array().unwrap();
+    let dev = mounts.iter().position(|mount| mount["destination"] == "/dev").unwrap();
+    let c = bundle.push(&format!("/mounts/{dev}/options"), json!("ro")).container();
+    c.run().ok().prints("ro\n");
+}
+
+#[test]
+fn a_destination_below_the_rootfs_on_the_host_is_the_place_inside() {
+    let bundle = Bundle::sh("cat /in/file");
+    let data = bundle.scratch();
+    fs::write(data.join("file"), "inside\n").unwrap();
+    let destination = bundle.rootfs().join("in");
+    let mount = json!({ "destination": destination, "source": data, "options": ["bind"] });
+    bundle.push("/mounts", mount).container().run().ok().prints("inside\n");
+}
+
+#[test]
+fn a_file_is_bound_where_a_dangling_symlink_leads() {
+    let bundle = Bundle::sh("cat /run/late/hosts; readlink /hosts");
+    let data = bundle.scratch().join("file");
+    fs::write(&data, "bound\n").unwrap();
+    symlink("/run/late/hosts", bundle.rootfs().join("hosts")).unwrap();
+    let mount = json!({ "destination": "/hosts", "source": data, "options": ["bind"] });
+    bundle.push("/mounts", mount).container().run().ok().prints("bound\n/run/late/hosts\n");
 }

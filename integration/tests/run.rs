@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use kiln_integration::{Bundle, eventually, kiln_only, proc, reap};
+use kiln_integration::{Bundle, eventually, json, kiln_only, proc, reap};
 use rustix::process::Signal;
 
 #[test]
@@ -219,6 +219,20 @@ fn no_pivot_still_confines_the_root() {
     let c = Bundle::sh("ls /; test ! -e /etc/debian_version").container();
     c.run_cli(&["--no-pivot"]).output().ok().shows("bin\n");
     c.assert_nothing_left();
+}
+
+/// mount_namespaces(7): as long as a procfs without masks is below, a user namespace may mount one.
+#[test]
+fn no_pivot_leaves_no_procfs_of_the_host() {
+    let script = "unshare -mrpf sh -c 'mount -t proc none /proc' 2>&1 || echo refused";
+    let bundle = Bundle::sh(script);
+    let bundle = ["bounding", "permitted", "effective"].into_iter().fold(bundle, |bundle, set| {
+        bundle.push(&format!("/process/capabilities/{set}"), json!("CAP_SETFCAP"))
+    });
+    let bundle = bundle.set("/linux/maskedPaths", json!(["/proc/sysrq-trigger"]));
+    let c = bundle.container();
+    c.run_cli(&["--no-pivot"]).output().ok().shows("refused");
+    c.run_cli(&[]).output().ok().shows("refused");
 }
 
 #[test]

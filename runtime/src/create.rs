@@ -4,7 +4,7 @@
 //! ([`Plan`]); before anything is made that could stay behind, the state directory says where to
 //! find it. Whatever fails, what was made is undone in reverse.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_cgroups::Cgroup;
@@ -207,17 +207,12 @@ fn build(
         dir.rewrite(&state)?;
         undo.state = Some(state.clone());
     }
-    let host_dirs = match listen {
-        true => vec![undo.root.as_raw_fd(), dir.as_raw_fd(), plan.rootfs.as_raw_fd()],
-        false => Vec::new(),
-    };
     let init = Init {
         tree: if plan.late { None } else { Some(mounts::clone_rootfs(&plan)?) },
         plan,
         channel: init_channel,
         state: state.clone(),
         wait_before_start,
-        host_dirs,
         listener,
         console: options.console.take(),
         engine: options.engine.take(),

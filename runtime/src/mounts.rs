@@ -348,6 +348,23 @@ impl MountPlan {
         Ok(())
     }
 
+    /// A destination on the host, below the rootfs, means the place inside: runc and crun have it so.
+    pub fn strip_root(&mut self, rootfs: &Path) {
+        if rootfs != Path::new("/")
+            && let Ok(inside) = self.destination.strip_prefix(rootfs)
+        {
+            self.destination = Path::new("/").join(inside);
+        }
+    }
+
+    /// Whether it is made read-only only when the container is complete: devices are made in it,
+    /// and other mounts.
+    pub fn is_read_only_dev(&self) -> bool {
+        self.destination == Path::new("/dev")
+            && matches!(self.source, Source::New { .. })
+            && (self.attr.set | self.recursive_attr.set) & libc::MOUNT_ATTR_RDONLY != 0
+    }
+
     /// Whether the mount is to be idmapped.
     pub fn is_idmapped(&self) -> bool {
         self.id_map.is_some()

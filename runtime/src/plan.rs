@@ -179,6 +179,7 @@ impl Plan {
             Some(section) => seccomp_filter(section)?,
             None => (None, None),
         };
+        mounts.iter_mut().for_each(|mount| mount.strip_root(&rootfs_path));
         let late = rootless::mounts_late(privilege, &rootfs)?;
         rootless::check(&namespaces, &mounts, &process, late)?;
         for mount in mounts.iter_mut().filter(|_| !late) {

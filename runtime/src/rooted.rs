@@ -142,22 +142,35 @@ impl<'a> Rooted<'a> {
     }
 
     /// Opens `path` (O_PATH) as the target of a mount on a file, making an empty file, and its
-    /// parents, where nothing is.
+    /// parents, where nothing is; at the end of a symlink that dangles, too.
     ///
     /// # Errors
     /// Those of [`Self::make_dirs`] and mknodat(2); EISDIR if a directory is there.
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        match self.open(path, OFlags::PATH) {
-            Err(Errno::NOENT) => {}
-            other => return other,
+        let mut path = path.to_owned();
+        for _ in 0..MAX_SYMLINKS {
+            match self.open(&path, OFlags::PATH) {
+                Err(Errno::NOENT) => {}
+                other => return other,
+            }
+            let (parent, name) = self.make_parent(&path)?;
+            let mode = Mode::from_raw_mode(0o755);
+            match rustix::fs::mknodat(&parent, &*name, FileType::RegularFile, mode, 0) {
+                Ok(()) => return open_no_follow(&parent, &name),
+                // A symlink that leads to nothing yet: make what it leads to.
+                Err(Errno::EXIST) => match rustix::fs::readlinkat(&parent, &*name, Vec::new()) {
+                    Ok(target) => {
+                        path.pop();
+                        path.push(OsStr::from_bytes(target.as_bytes()));
+                    }
+                    // Somebody made it at the same moment.
+                    Err(Errno::INVAL) => return open_no_follow(&parent, &name),
+                    Err(errno) => return Err(errno),
+                },
+                Err(errno) => return Err(errno),
+            }
         }
-        let (parent, name) = self.make_parent(path)?;
-        let mode = Mode::from_raw_mode(0o755);
-        match rustix::fs::mknodat(&parent, &*name, FileType::RegularFile, mode, 0) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        open_no_follow(&parent, &name)
+        Err(Errno::LOOP)
     }
 
     /// Makes the parent of `path` where missing and returns it (O_PATH) with the last name.
@@ -230,6 +243,21 @@ mod tests {
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         assert!(root.join("outside/d").is_dir());
         assert!(root.join(outside.strip_prefix("/").unwrap()).join("d").is_dir());
+    }
+
+    #[test]
+    fn files_are_made_where_dangling_symlinks_lead() {
+        let (dir, fd) = root();
+        let root = dir.path().join("root");
+        fs::create_dir(root.join("etc")).unwrap();
+        symlink("/tmp/foo", root.join("jump")).unwrap();
+        symlink("../jump/baz/hosts", root.join("etc/hosts")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let rooted = Rooted::new(&fd);
+        rooted.make_file(Path::new("/etc/hosts")).unwrap();
+        assert!(root.join("tmp/foo/baz/hosts").is_file());
+        assert!(root.join("etc/hosts").is_symlink());
+        assert_eq!(rooted.make_file(Path::new("/loop")).unwrap_err(), Errno::LOOP);
     }
 
     #[test]

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -495,18 +495,6 @@ impl ContainerDir {
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno).step(|| format!("remove the start socket of {}", self.id)),
         }
-    }
-}
-
-impl AsRawFd for ContainerDir {
-    fn as_raw_fd(&self) -> RawFd {
-        self.dir.as_raw_fd()
-    }
-}
-
-impl AsRawFd for StateRoot {
-    fn as_raw_fd(&self) -> RawFd {
-        self.dir.as_raw_fd()
     }
 }
 

@@ -21,7 +21,7 @@ mod rootfs;
 mod shared;
 pub(crate) mod sysctl;
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 pub use launch::Launch;
 
@@ -52,9 +52,6 @@ pub struct Init {
     /// Say when all is done but the workload, and wait. Otherwise the runtime has already sent
     /// [`ToInit::Start`], which saves two switches between the processes.
     pub wait_before_start: bool,
-    /// Descriptors of the host's directories, which the runtime's side owns: an init that waits
-    /// for `start` has no use for them.
-    pub host_dirs: Vec<RawFd>,
     /// Where `start` will call; None if the runtime itself starts the workload (`run`).
     pub listener: Option<OwnedFd>,
     /// Where the terminal's master goes.
@@ -154,6 +151,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
     init.proc = proc.filter(|_| plan.process.labels.any());
     paths::make_readonly(plan, &root, &kernel)?;
     paths::mask(plan, &root, &kernel, &null)?;
+    mounts::finish(plan, &root)?;
     rootfs::finish(plan, &tree)?;
     if init.keyring {
         credentials::join_keyring(&state.id)?;
@@ -194,10 +192,6 @@ fn wait_for_start(init: &mut Init) -> Result<(), Error> {
             // The first process of a pid namespace is immune to what has no handler; a container
             // that is stopped before it was started ends like any other.
             sys::die_on_signals();
-            for directory in init.host_dirs.drain(..) {
-                let number = directory.cast_unsigned();
-                sys::close_between(number, number).step(|| "close descriptors".to_owned())?;
-            }
             init.channel.expect(ToInit::Created).step(runtime_gone)?;
             let step = || "wait for start".to_owned();
             let flags = rustix::net::SocketFlags::CLOEXEC;

@@ -157,7 +157,12 @@ fn new(
     let target = match fstype {
         // What reads as kernel state must be where its name says, not where an image's symlink
         // leads (CVE-2019-19921, CVE-2023-27561).
-        "proc" | "sysfs" => real_dir(root, &mount.destination).step(|| name(mount))?,
+        "proc" | "sysfs" => real_dir(root, &mount.destination).map_err(|errno| {
+            let failure = Failure::new(name(mount), errno);
+            let hint = format!("{fstype} must be mounted on ordinary directory");
+            let hint = matches!(errno, Errno::LOOP | Errno::NOTDIR).then_some(hint);
+            Failure { hint: hint.or(failure.hint), step: failure.step, ..failure }
+        })?,
         _ => root.make_dirs(&mount.destination).step(|| name(mount))?,
     };
     refuse_proc(mount, &target)?;
@@ -165,7 +170,10 @@ fn new(
         return old_api(mount, root, &target, fstype, data);
     }
     let filesystem = Filesystem { fstype, source: &mount.source_name, data, flags };
-    let attr = mount.attr.set | mount.recursive_attr.set;
+    let mut attr = mount.attr.set | mount.recursive_attr.set;
+    if mount.is_read_only_dev() {
+        attr &= !libc::MOUNT_ATTR_RDONLY;
+    }
     let failed = |failure| Failure { step: name(mount), ..failure };
     let tree = if fstype == "tmpfs" {
         // Read-only only once it is filled.
@@ -184,6 +192,17 @@ fn new(
     set_propagation(mount, &tree)?;
     attach(&tree, &target).step(|| name(mount))?;
     Ok(tree)
+}
+
+/// Once all is made in it: a `/dev` that is to be read-only.
+pub fn finish(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
+    for mount in plan.mounts.iter().filter(|mount| mount.is_read_only_dev()) {
+        let step = || format!("make {} read-only", mount.destination.display());
+        let target = root.open(&mount.destination, OFlags::PATH).step(step)?;
+        let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        sys::mount_setattr(target.as_fd(), attr, false, None).step(step)?;
+    }
+    Ok(())
 }
 
 /// mqueue takes no context option; its root has an attribute instead, as runc sets it.
