@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use kiln_runtime::bundle::Bundle;
-use kiln_runtime::create::Options;
+use kiln_runtime::create::{Console, Options};
 use kiln_runtime::engine::Engine;
 use kiln_runtime::error::errno_text;
 use kiln_runtime::sys::{CloseRange, close_range, watch_children};
@@ -30,7 +30,8 @@ impl Create {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         let root = global.root();
         let mut options = options(global, &self.new, &root, engine)?;
-        options.console = self.new.console_socket.as_deref().map(connect).transpose()?;
+        let socket = self.new.console_socket.as_deref().map(connect).transpose()?;
+        options.console = socket.map(Console::of_caller);
         options.pidfd_socket = self.new.pidfd_socket.as_deref().map(connect).transpose()?;
         kiln_runtime::create::create(options)?;
         Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use kiln_cgroups::Below;
+use kiln_runtime::create::Console;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::exec::{self, Options, Target};
 use kiln_runtime::wait;
@@ -114,7 +115,8 @@ impl Exec {
         let target = Target::open(container, self.ignore_paused)?;
         let process = self.described(target.process()?)?;
         let engine = self.engine(&target, &process, engine)?;
-        let mut console = self.console_socket.as_deref().map(connect).transpose()?;
+        let socket = self.console_socket.as_deref().map(connect).transpose()?;
+        let mut console = socket.map(Console::of_caller);
         let wanted = process.terminal().unwrap_or(false) && console.is_none() && !self.detach;
         let terminal = wanted.then(|| Terminal::open(&mut console)).transpose()?;
         if !self.detach {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use kiln_runtime::bundle::Bundle;
-use kiln_runtime::create::Confirm;
+use kiln_runtime::create::{Confirm, Console};
 use kiln_runtime::engine::Engine;
 use kiln_runtime::wait;
 
@@ -35,7 +35,7 @@ impl Run {
         let mut options = options(global, &self.new, &root, engine)?;
         let terminal = match &self.new.console_socket {
             Some(path) => {
-                options.console = Some(connect(path)?);
+                options.console = Some(Console::of_caller(connect(path)?));
                 None
             }
             None if self.detach => None,

@@ -6,24 +6,25 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
+use kiln_runtime::create::Console;
 use kiln_runtime::wait::{self, Child};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 /// The end of the console socket that the master arrives on.
 pub struct Terminal(OwnedFd);
 
 impl Terminal {
     /// Takes the place of a console socket.
-    pub fn open(console: &mut Option<OwnedFd>) -> Result<Self> {
+    pub fn open(console: &mut Option<Console>) -> Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        *console = Some(theirs);
+        *console = Some(Console::foreground(theirs));
         Ok(Self(ours))
     }
 
@@ -121,6 +122,8 @@ impl<'a> RawMode<'a> {
         let saved = rustix::termios::tcgetattr(stdin).ok()?;
         let mut raw = saved.clone();
         raw.make_raw();
+        // Newlines arrive without carriage returns (see `Console::foreground`).
+        raw.output_modes.set(OutputModes::OPOST, saved.output_modes.contains(OutputModes::OPOST));
         rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).ok()?;
         Some(Self(stdin, saved))
     }

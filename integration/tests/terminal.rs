@@ -171,6 +171,21 @@ fn run_relays_the_callers_terminal() {
 }
 
 #[test]
+fn newlines_stay_newlines_in_a_file_and_not_on_a_terminal() {
+    kiln_only!("crun leaves the carriage returns in");
+    let c = with_terminal("echo one; echo two").container();
+    c.run().ok().prints("one\ntwo\n");
+
+    let (mut terminal, slave) = own_terminal();
+    let mut command = c.run_cli(&[]).command();
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut child = reaper::spawn(command.stdin(stdio()).stdout(stdio()).stderr(stdio()));
+    drop(command);
+    assert!(terminal.read_until("two\r\n").contains("one\r\ntwo\r\n"));
+    command::wait_child(&mut child, std::time::Duration::from_secs(10)).unwrap();
+}
+
+#[test]
 fn interrupting_run_on_a_terminal_reaches_the_container() {
     let (mut terminal, slave) = own_terminal();
     let script = "trap 'echo interrupted; exit 3' INT; echo ready; while :; do sleep 0.05; done";

@@ -20,6 +20,7 @@ use crate::delete;
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
+pub use crate::init::console::Console;
 use crate::init::{self, Init};
 use crate::listener::{Agent, Listener};
 use crate::mounts;
@@ -44,8 +45,8 @@ pub struct Options<'a> {
     pub bundle: Bundle,
     /// Where init's pid goes, decimal, without newline.
     pub pid_file: Option<&'a Path>,
-    /// A connected socket that the terminal's master is sent over.
-    pub console: Option<OwnedFd>,
+    /// Where the terminal's master goes.
+    pub console: Option<Console>,
     /// A connected socket that init's pidfd is sent over.
     pub pidfd_socket: Option<OwnedFd>,
     /// How many descriptors from 3 on the workload gets.

@@ -21,6 +21,7 @@ pub use target::Target;
 
 use crate::affinity::Affinity;
 use crate::channel::{Channel, ToRuntime, send_descriptor};
+use crate::create::Console;
 use crate::create::{await_workload, end, gone, write_pid_file};
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
@@ -43,8 +44,8 @@ pub struct Options<'a> {
     pub pid_file: Option<&'a Path>,
     /// A connected socket that its pidfd is sent over.
     pub pidfd_socket: Option<OwnedFd>,
-    /// A connected socket that the terminal's master is sent over.
-    pub console: Option<OwnedFd>,
+    /// Where the terminal's master goes.
+    pub console: Option<Console>,
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
     /// What runs the program, if execve(2) does not; prepared.

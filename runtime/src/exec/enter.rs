@@ -19,6 +19,7 @@ use rustix::thread::ThreadNameSpaceType;
 
 use crate::affinity::Affinity;
 use crate::channel::{Channel, ToRuntime};
+use crate::create::Console;
 use crate::engine::Engine;
 use crate::error::{Error, Step};
 use crate::init::{Launch, console, credentials, sysctl};
@@ -41,7 +42,7 @@ pub struct Exec {
     /// To the runtime.
     pub channel: Channel,
     /// Where the terminal's master goes.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Console>,
     /// Runs the program instead of execve(2).
     pub engine: Option<Box<dyn Engine>>,
     /// Mount destinations, for the engine.

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
 use super::mounts::attach;
 use crate::channel::send_descriptor;
@@ -18,22 +18,43 @@ use crate::rooted::Rooted;
 /// DEVPTS_SUPER_MAGIC, include/uapi/linux/magic.h.
 const DEVPTS: i64 = 0x1cd1;
 
-/// Opens a terminal, sends its master over `socket`, and makes the other end /dev/console, the
+/// Where the master of a terminal goes: over a connected socket, which this owns.
+#[derive(Debug)]
+pub struct Console {
+    socket: OwnedFd,
+    foreground: bool,
+}
+
+impl Console {
+    /// A console socket of the caller's.
+    pub fn of_caller(socket: OwnedFd) -> Self {
+        Self { socket, foreground: false }
+    }
+
+    /// Our own, to be connected to the caller's stdin and stdout. A newline that the container
+    /// writes reaches stdout as one then: adding a carriage return is left to the caller's
+    /// terminal, if it is one (as for runc).
+    pub fn foreground(socket: OwnedFd) -> Self {
+        Self { socket, foreground: true }
+    }
+}
+
+/// Opens a terminal, sends its master to `console`, and makes the other end /dev/console, the
 /// controlling terminal, and stdin, stdout and stderr.
 pub fn open(
     process: &ProcessPlan,
     root: &Rooted<'_>,
-    socket: Option<OwnedFd>,
+    console: Option<Console>,
 ) -> Result<(), Error> {
-    let (socket, pair) = make(process, root, socket)?;
+    let (socket, pair) = make(process, root, console)?;
     mount_console(root, &pair.terminal)?;
     pair.give(&socket)
 }
 
 /// As [`open`], for a process that finds /dev/console in place: in its container.
-pub fn open_inside(process: &ProcessPlan, socket: Option<OwnedFd>) -> Result<(), Error> {
+pub fn open_inside(process: &ProcessPlan, console: Option<Console>) -> Result<(), Error> {
     let root = open_dir("/".as_ref()).step(step)?;
-    let (socket, pair) = make(process, &Rooted::new(&root), socket)?;
+    let (socket, pair) = make(process, &Rooted::new(&root), console)?;
     pair.give(&socket)
 }
 
@@ -52,9 +73,9 @@ struct Pair {
 fn make(
     process: &ProcessPlan,
     root: &Rooted<'_>,
-    socket: Option<OwnedFd>,
+    console: Option<Console>,
 ) -> Result<(OwnedFd, Pair), Error> {
-    let socket = socket.ok_or_else(|| {
+    let console = console.ok_or_else(|| {
         Error::config("process.terminal", "needs a console socket (--console-socket)")
     })?;
     let hint = Some("a terminal needs a devpts mount on /dev/pts".to_owned());
@@ -73,6 +94,11 @@ fn make(
     rustix::pty::unlockpt(&master).step(step)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(step)?;
+    if console.foreground {
+        let mut termios = rustix::termios::tcgetattr(&terminal).step(step)?;
+        termios.output_modes.remove(OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&terminal, OptionalActions::Now, &termios).step(step)?;
+    }
     if let Some((rows, columns)) = process.console_size {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&master, size).step(step)?;
@@ -83,7 +109,7 @@ fn make(
         Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
         Err(errno) => return Err(errno).step(step),
     }
-    Ok((socket, Pair { master, terminal }))
+    Ok((console.socket, Pair { master, terminal }))
 }
 
 impl Pair {

@@ -29,6 +29,7 @@ use kiln_hooks::{Context, Stage};
 use rustix::process::{DumpableBehavior, Signal};
 
 use crate::channel::{Channel, ToInit, ToRuntime};
+use crate::create::Console;
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
 use crate::mounts::MountPlan;
@@ -55,7 +56,7 @@ pub struct Init {
     /// Where `start` will call; None if the runtime itself starts the workload (`run`).
     pub listener: Option<OwnedFd>,
     /// Where the terminal's master goes.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Console>,
     /// Runs the workload instead of execve(2).
     pub engine: Option<Box<dyn Engine>>,
     /// pivot_root(2) rather than MS_MOVE.
