@@ -251,7 +251,7 @@ fn read(path: &Path) -> Result<Process> {
     if json.len() as u64 > MAX_PROCESS {
         bail!("{}: is larger than {MAX_PROCESS} bytes", name());
     }
-    serde_json::from_slice(&json).with_context(name)
+    kiln_runtime::lenient::from_slice(&json).with_context(name)
 }
 
 /// A user or group: digits only, and not (uid_t)-1, which means "leave it" to setresuid(2).

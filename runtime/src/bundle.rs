@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use crate::error::{Error, Step};
+use crate::lenient;
 
 /// A config.json is a few KiB; nothing that large is one.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -44,7 +45,7 @@ impl Bundle {
         let mut json = Vec::with_capacity(size as usize + 1);
         std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_CONFIG), &mut json)
             .step(|| format!("read {}", config.display()))?;
-        let spec = serde_json::from_slice(&json).map_err(|error| Error::file(&config, error))?;
+        let spec = lenient::from_slice(&json).map_err(|error| Error::file(&config, error))?;
         Ok(Self { path, spec, json })
     }
 

@@ -23,6 +23,7 @@ pub mod idmaps;
 pub mod init;
 pub mod kill;
 pub mod labels;
+pub mod lenient;
 pub mod listener;
 pub mod memory_policy;
 pub mod mounts;

@@ -192,13 +192,9 @@ impl MountPlan {
     /// Options that contradict each other, a bind mount without source, ids without maps.
     pub fn new(index: usize, mount: &Mount) -> Result<Self, Error> {
         let field = |name: &str| format!("mounts[{index}].{name}");
-        let destination = mount.destination();
+        let destination = from_root(mount.destination(), || field("destination"));
         if destination.as_os_str().is_empty() {
             return Err(Error::config(field("destination"), "must not be empty"));
-        }
-        if !destination.is_absolute() {
-            let problem = format!("mount destination {} is not absolute", destination.display());
-            return Err(Error::config(field("destination"), problem));
         }
         let mut options = Options::default();
         for option in mount.options().iter().flatten() {
@@ -237,7 +233,7 @@ impl MountPlan {
             return Err(Error::config(field("uidMappings"), "only bind mounts can be idmapped"));
         }
         Ok(Self {
-            destination: destination.clone(),
+            destination,
             source,
             source_name: source_name.unwrap_or_else(|| fstype.to_owned()),
             attr: options.attr,
@@ -369,6 +365,16 @@ impl MountPlan {
     pub fn is_idmapped(&self) -> bool {
         self.id_map.is_some()
     }
+}
+
+/// A path in the container. One that is not absolute is taken from the root, with a warning: the
+/// spec has forbidden it since 1.0, but configs have it, and runc takes it.
+pub fn from_root(path: &Path, field: impl Fn() -> String) -> PathBuf {
+    if !path.is_absolute() && !path.as_os_str().is_empty() {
+        log::warn!("{}: {} is not absolute: taken from the root", field(), path.display());
+        return Path::new("/").join(path);
+    }
+    path.to_owned()
 }
 
 /// A detached copy of the mount at `path` on the host: open_tree(2), OPEN_TREE_CLONE.

@@ -141,6 +141,42 @@ impl Default for Capabilities {
     }
 }
 
+impl Capabilities {
+    /// Leaves out what this process does not have itself and so cannot grant, with a warning: "MUST
+    /// be logged as a warning by the runtime. Runtimes SHOULD NOT fail" (config.md#process). In a
+    /// user namespace of the container's, init has them all.
+    ///
+    /// # Errors
+    /// Those of capget(2).
+    pub fn grant_only_held(&mut self) -> Result<(), Error> {
+        let held = rustix::thread::capabilities(None).step(|| "look at capabilities".to_owned())?;
+        let held = held.permitted;
+        let wanted = self.bounding | self.permitted | self.inheritable;
+        if held.contains(wanted) {
+            return Ok(());
+        }
+        let missing = (wanted - held).bits();
+        let names = (0..u64::BITS).filter(|number| missing >> number & 1 == 1);
+        let names: Vec<_> = names.map(capability_name).collect();
+        log::warn!("ignoring unknown or unavailable capabilities: {}", names.join(" "));
+        for set in [
+            &mut self.bounding,
+            &mut self.effective,
+            &mut self.permitted,
+            &mut self.inheritable,
+            &mut self.ambient,
+        ] {
+            *set &= held;
+        }
+        Ok(())
+    }
+}
+
+fn capability_name(number: u32) -> String {
+    let known = caps::all().into_iter().find(|known| u32::from(known.index()) == number);
+    known.map_or_else(|| number.to_string(), |known| known.to_string())
+}
+
 impl Plan {
     /// Checks the whole config and opens what it names on the host.
     ///
@@ -160,7 +196,10 @@ impl Plan {
         let mut mounts = mounts
             .map(|(index, mount)| MountPlan::new(index, mount))
             .collect::<Result<Vec<_>, _>>()?;
-        let process = ProcessPlan::new(process, &linux)?;
+        let mut process = ProcessPlan::new(process, &linux)?;
+        if !namespaces.has(libc::CLONE_NEWUSER) {
+            process.capabilities.grant_only_held()?;
+        }
         let hooks = spec.hooks().clone().unwrap_or_default();
         kiln_hooks::validate(&hooks)?;
         let net_devices = net_devices::plan(&linux, &namespaces)?;
@@ -199,8 +238,8 @@ impl Plan {
             rootfs_propagation,
             mounts,
             devices,
-            masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_ref())?,
-            readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_ref())?,
+            masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_ref()),
+            readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_ref()),
             sysctl,
             hostname,
             domainname,
@@ -399,17 +438,13 @@ fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(PathBuf, String
     Ok(plan)
 }
 
-fn paths(field: &str, paths: Option<&Vec<String>>) -> Result<Vec<PathBuf>, Error> {
-    let paths = paths.into_iter().flatten().enumerate();
-    paths
-        .map(|(index, path)| match Path::new(path).is_absolute() {
-            true => Ok(PathBuf::from(path)),
-            false => {
-                let field = format!("{field}[{index}]");
-                Err(Error::config(field, format!("{path:?} is not absolute")))
-            }
-        })
-        .collect()
+/// Paths to hide or to make read-only. An empty one is none: runc, which takes it for a file that
+/// is not there, hides nothing either.
+fn paths(field: &str, paths: Option<&Vec<String>>) -> Vec<PathBuf> {
+    let paths = paths.into_iter().flatten().enumerate().filter(|(_, path)| !path.is_empty());
+    let from_root =
+        |(index, path)| mounts::from_root(Path::new(path), || format!("{field}[{index}]"));
+    paths.map(from_root).collect()
 }
 
 fn capabilities(config: &oci_spec::runtime::LinuxCapabilities) -> Capabilities {

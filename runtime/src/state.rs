@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
+use crate::lenient;
 use crate::listener::Listener;
 use crate::process::Process;
 use crate::rdt;
@@ -411,7 +412,7 @@ impl ContainerDir {
     pub fn read_with_config(&self) -> Result<Option<(State, Spec)>, Error> {
         let Some(json) = self.read_file()? else { return Ok(None) };
         let Some((state, rest)) = self.parse(&json)? else { return Ok(None) };
-        let config = serde_json::from_slice(&json[rest..]);
+        let config = lenient::from_slice(&json[rest..]);
         Ok(Some((state, config.map_err(|error| self.damaged(&error))?)))
     }
 

@@ -5,9 +5,11 @@
 
 use oci_spec::runtime::{
     Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceType,
-    LinuxResources, Mount, Spec, VERSION,
+    LinuxResources, Mount, Spec,
 };
 use serde::Serialize as _;
+
+use crate::features::OCI_VERSION_MAX;
 
 /// A shell on a terminal, as root with few capabilities, in namespaces of its own but for the
 /// user's. Makes one statfs(2): where the host has cgroup v2 alone, there is a cgroup namespace,
@@ -17,7 +19,7 @@ use serde::Serialize as _;
 /// template, they have no effect; runc has dropped them, too, since.
 pub fn linux() -> Spec {
     let mut spec = Spec::default();
-    spec.set_version(VERSION.to_owned());
+    spec.set_version(OCI_VERSION_MAX.to_owned());
     spec.set_hostname(Some("kiln".to_owned()));
     spec.set_annotations(None);
     if let Some(process) = spec.process_mut() {
@@ -148,7 +150,7 @@ mod tests {
     /// What Debian 12's `runc spec` prints, with what this differs in on purpose.
     fn runc(text: &str) -> Value {
         let mut spec: Value = serde_json::from_str(text).unwrap();
-        spec["ociVersion"] = json!(VERSION);
+        spec["ociVersion"] = json!(OCI_VERSION_MAX);
         spec["hostname"] = json!("kiln");
         let capabilities = spec["process"]["capabilities"].as_object_mut().unwrap();
         capabilities.remove("ambient").unwrap();

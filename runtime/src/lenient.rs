@@ -1,0 +1,77 @@
+//! Configs with capabilities that are not known here.
+//!
+//! A config may have been written for a newer kernel. The spec lets a runtime go without with a
+//! warning (config.md#process: "any value which cannot be mapped to a relevant kernel interface,
+//! or cannot be granted otherwise, MUST be logged as a warning"); oci-spec's types refuse the whole
+//! config. Kernels that are newer than the oldest of ours have all that oci-spec knows.
+
+use oci_spec::runtime::Capability;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Reads a config or a process from its JSON; without the capabilities that are not known, of
+/// which it warns.
+///
+/// # Errors
+/// What else is wrong.
+pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    let error = match serde_json::from_slice(json) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else { return Err(error) };
+    let mut unknown = Vec::new();
+    for pointer in ["/process/capabilities", "/capabilities"] {
+        let sets = value.pointer_mut(pointer).and_then(Value::as_object_mut);
+        for set in sets.into_iter().flatten().filter_map(|(_, set)| set.as_array_mut()) {
+            set.retain(|name| is_known(name) || !name.is_string() || note(&mut unknown, name));
+        }
+    }
+    if unknown.is_empty() {
+        return Err(error);
+    }
+    let read = serde_json::from_value(value)?;
+    unknown.sort_unstable();
+    unknown.dedup();
+    log::warn!("ignoring unknown or unavailable capabilities: {}", unknown.join(" "));
+    Ok(read)
+}
+
+fn is_known(name: &Value) -> bool {
+    serde_json::from_value::<Capability>(name.clone()).is_ok()
+}
+
+/// Notes the name and says that it is not to be kept.
+fn note(unknown: &mut Vec<String>, name: &Value) -> bool {
+    unknown.extend(name.as_str().map(str::to_owned));
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{Process, Spec};
+
+    use super::*;
+
+    #[test]
+    fn only_capabilities_are_left_out() {
+        let process = r#"{"cwd":"/","user":{"uid":0,"gid":0},"capabilities":
+            {"bounding":["CAP_KILL","CAP_BANANA"],"ambient":["CAP_NEW"]}}"#;
+        let read: Process = from_slice(process.as_bytes()).unwrap();
+        let sets = read.capabilities().as_ref().unwrap();
+        assert_eq!(sets.bounding().as_ref().unwrap().len(), 1);
+        assert!(sets.ambient().as_ref().unwrap().is_empty());
+        let spec = format!(r#"{{"ociVersion":"1.0.0","process":{process}}}"#);
+        assert!(from_slice::<Spec>(spec.as_bytes()).unwrap().process().is_some());
+    }
+
+    #[test]
+    fn what_else_is_wrong_is_an_error() {
+        let number = r#"{"ociVersion":"1.0.0","process":{"cwd":"/","user":{"uid":0,"gid":0},
+            "capabilities":{"bounding":[7]}}}"#;
+        assert!(from_slice::<Spec>(number.as_bytes()).is_err());
+        let mixed = r#"{"ociVersion":1,"process":{"capabilities":{"bounding":["CAP_X"]}}}"#;
+        assert!(from_slice::<Spec>(mixed.as_bytes()).is_err());
+        assert!(from_slice::<Spec>(b"{").is_err());
+    }
+}
