@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use kiln_runtime::annotations::PIDFD_RECEIVER;
 use kiln_runtime::bundle::Bundle;
-use kiln_runtime::create::{Console, Options};
+use kiln_runtime::create::{Console, Options, check_terminal};
 use kiln_runtime::engine::Engine;
 use kiln_runtime::error::errno_text;
 use kiln_runtime::sys::{CloseRange, close_range, watch_children};
@@ -30,9 +31,8 @@ impl Create {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         let root = global.root();
         let mut options = options(global, &self.new, &root, engine)?;
-        let socket = self.new.console_socket.as_deref().map(connect).transpose()?;
-        options.console = socket.map(Console::of_caller);
-        options.pidfd_socket = self.new.pidfd_socket.as_deref().map(connect).transpose()?;
+        options.console = console(&self.new, &options.bundle)?;
+        options.pidfd_socket = pidfd_socket(&self.new, &options.bundle)?;
         kiln_runtime::create::create(options)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -90,6 +90,20 @@ fn check_preserved(count: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The console socket, connected, if one was asked for.
+pub fn console(new: &NewContainer, bundle: &Bundle) -> Result<Option<Console>> {
+    let Some(path) = &new.console_socket else { return Ok(None) };
+    check_terminal(bundle.has_terminal(), true)?;
+    connect(path).map(Console::of_caller).map(Some)
+}
+
+/// The socket for init's pidfd, by flag as for runc or by annotation as for crun, connected.
+pub fn pidfd_socket(new: &NewContainer, bundle: &Bundle) -> Result<Option<OwnedFd>> {
+    let annotation = || bundle.spec.annotations().as_ref()?.get(PIDFD_RECEIVER).map(Path::new);
+    let path = new.pidfd_socket.as_deref().or_else(annotation);
+    path.map(connect).transpose()
 }
 
 /// Connects to a socket that is to receive a descriptor.

@@ -19,7 +19,9 @@ impl Features {
 
 fn features() -> kiln_runtime::features::Features {
     let options = kiln_runtime::mounts::option_names();
-    kiln_runtime::features::features(&options, &[HANDLER, TRUSTED_AOT, VARIANT])
+    let mut annotations = vec![HANDLER, TRUSTED_AOT, VARIANT];
+    annotations.extend(kiln_runtime::annotations::UNSAFE);
+    kiln_runtime::features::features(&options, &annotations)
 }
 
 /// What `--version` prints: runc's lines, as far as they say something of kiln, and crun's last one.

@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kiln_runtime::bundle::Bundle;
-use kiln_runtime::create::{Confirm, Console};
+use kiln_runtime::create::Confirm;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::wait;
 
-use crate::create::{connect, options};
+use crate::create::{console, options, pidfd_socket};
 use crate::global::{Global, NewContainer};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, adopt_size};
 
 /// Create a container and start it; wait for its end unless --detach
 #[derive(Args, Debug)]
@@ -33,17 +32,18 @@ impl Run {
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         let root = global.root();
         let mut options = options(global, &self.new, &root, engine)?;
-        let terminal = match &self.new.console_socket {
-            Some(path) => {
-                options.console = Some(Console::of_caller(connect(path)?));
-                None
-            }
+        options.console = console(&self.new, &options.bundle)?;
+        let terminal = match options.console {
+            Some(_) => None,
             None if self.detach => None,
             // In the foreground the terminal is ours to serve.
-            None if wants_terminal(&options.bundle) => Some(Terminal::open(&mut options.console)?),
+            None if options.bundle.has_terminal() => {
+                options.bundle.spec.process_mut().as_mut().map(adopt_size);
+                Some(Terminal::open(&mut options.console)?)
+            }
             None => None,
         };
-        options.pidfd_socket = self.new.pidfd_socket.as_deref().map(connect).transpose()?;
+        options.pidfd_socket = pidfd_socket(&self.new, &options.bundle)?;
         if self.detach {
             kiln_runtime::create::run(options, Confirm::AtStart)?;
             return Ok(ExitCode::SUCCESS);
@@ -68,9 +68,4 @@ impl Run {
             Err(_) => bail!("the container ended with status {status}"),
         }
     }
-}
-
-fn wants_terminal(bundle: &Bundle) -> bool {
-    let process = bundle.spec.process().as_ref();
-    process.and_then(|process| process.terminal()).unwrap_or(false)
 }

@@ -4,16 +4,24 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kiln_runtime::create::Console;
 use kiln_runtime::wait::{self, Child};
+use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
+use rustix::pipe::PipeFlags;
 use rustix::termios::{OptionalActions, OutputModes, Termios};
+use rustix::time::Timespec;
+
+/// The kernel hands a terminal's output over a little later than it is written.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// The end of the console socket that the master arrives on.
 pub struct Terminal(OwnedFd);
@@ -43,13 +51,17 @@ impl Terminal {
             }
         };
         resize();
+        let (ended, end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
         let copier = std::thread::spawn({
             let master = master.try_clone().context("share the terminal")?;
-            move || copy(&master)
+            move || {
+                copy(&master, &ended);
+                drain(&master);
+            }
         });
         let status = wait::wait(child, resize)?;
-        // What the container has written is still to be read: the copier ends with its terminal.
-        drop(master);
+        // What the container has written is still to be read.
+        drop(end);
         let _ = copier.join();
         Ok(status)
     }
@@ -72,12 +84,24 @@ impl Terminal {
     }
 }
 
-/// stdin to the container, the container to stdout, until the container's side is closed.
-fn copy(master: &OwnedFd) {
+/// Makes the terminal that the process is to have as large as the caller's from the beginning,
+/// unless its size is set: the program may look before [`Terminal::serve`] does.
+pub fn adopt_size(process: &mut Process) {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin());
+    let (Ok(size), None) = (size, process.console_size()) else { return };
+    let (rows, columns) = (u64::from(size.ws_row), u64::from(size.ws_col));
+    let console = BoxBuilder::default().height(rows).width(columns).build();
+    process.set_console_size(console.ok());
+}
+
+/// stdin to the container, the container to stdout, until the container's side is closed or the
+/// other end of `ended` is.
+fn copy(master: &OwnedFd, ended: &OwnedFd) {
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
     let mut stdin_open = true;
     loop {
-        let mut polled = vec![PollFd::new(master, PollFlags::IN)];
+        let mut polled =
+            vec![PollFd::new(master, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
         if stdin_open {
             polled.push(PollFd::from_borrowed_fd(stdin, PollFlags::IN));
         }
@@ -86,12 +110,31 @@ fn copy(master: &OwnedFd) {
             Err(_) => return,
         }
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[1] {
+            return;
+        }
         // The container's end gives EIO.
         if ready[0] && !matches!(forward(master.as_fd(), stdout), Ok(true)) {
             return;
         }
-        if ready.get(1) == Some(&true) {
+        if ready.get(2) == Some(&true) {
             stdin_open = matches!(forward(stdin, master.as_fd()), Ok(true));
+        }
+    }
+}
+
+/// After init's end: what has been written is copied, until the terminal has no more users, or
+/// says nothing for a moment. A process that outlives init, and still has the terminal, is not
+/// waited for, nor is one listened to that never stops.
+fn drain(master: &OwnedFd) {
+    let since = Instant::now();
+    while since.elapsed() < DRAIN_LIMIT {
+        let mut polled = [PollFd::new(master, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&QUIET)) {
+            Err(Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) if matches!(forward(master.as_fd(), rustix::stdio::stdout()), Ok(true)) => {}
+            Ok(_) => return,
         }
     }
 }

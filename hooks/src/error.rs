@@ -67,7 +67,7 @@ pub enum Error {
         entry: usize,
     },
     /// The hook could not be executed.
-    #[error("{hook}: {source}")]
+    #[error("{hook}: {}", reason(source))]
     Start {
         /// The hook.
         hook: HookName,
@@ -94,8 +94,14 @@ pub enum Error {
         /// The end of what it wrote to stderr, at most 4 KiB.
         stderr: String,
     },
+    /// The hook was to end before it had; its process group has been killed.
+    #[error("{hook}: killed, because the container is deleted")]
+    Ended {
+        /// The hook.
+        hook: HookName,
+    },
     /// A system call that prepares or watches the hook failed.
-    #[error("{hook}: {call}: {errno}")]
+    #[error("{hook}: {call}: {}", reason(&(*errno).into()))]
     Watch {
         /// The hook.
         hook: HookName,
@@ -111,6 +117,17 @@ fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("exited with status {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => status.to_string(),
+    }
+}
+
+/// strerror(3) as the runtime writes it: without its capital letter and std's `(os error N)`.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    match rest.starts_with(char::is_uppercase) {
+        true => text.to_owned(),
+        false => first.to_lowercase() + rest,
     }
 }
 

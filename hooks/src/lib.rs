@@ -10,6 +10,7 @@ mod error;
 mod process;
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use oci_spec::runtime::{Hook, Hooks};
@@ -86,12 +87,19 @@ pub struct Context<'a> {
     /// spec leaves it open; runc and crun pass on the runtime's environment, and to startContainer
     /// hooks that of the container's process.
     pub env: Option<&'a [String]>,
+    /// Where their stdout goes instead of nowhere.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// Where their stderr goes instead of into errors.
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// A descriptor that becomes readable when they are to end: a hook is killed then, with its
+    /// process group. It is not read from.
+    pub end: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Context<'a> {
-    /// With the caller's environment.
+    /// With the caller's environment and nothing else.
     pub fn new(state_json: &'a [u8]) -> Self {
-        Self { state_json, env: None }
+        Self { state_json, env: None, stdout: None, stderr: None, end: None }
     }
 }
 
@@ -117,7 +125,8 @@ pub fn validate(hooks: &Hooks) -> Result<(), Error> {
 /// Each hook is a child process in a process group of its own, with exactly the spec's arguments
 /// (by default the path alone) and environment (by default [`Context::env`]) and the caller's
 /// working directory. It reads [`Context::state_json`] from stdin, and need not.
-/// What it writes to stdout is thrown away; of stderr the last 4 KiB are kept for the error.
+/// What it writes to stdout is thrown away; of stderr the last 4 KiB are kept for the error;
+/// unless [`Context`] leads them elsewhere.
 /// Blocks until the hook itself has ended, not until processes that it left behind have; their
 /// stdout and stderr then lead nowhere. The caller must not have SIGCHLD ignored. Needs Linux
 /// 5.3 for pidfd_open(2).
@@ -127,6 +136,7 @@ pub fn validate(hooks: &Hooks) -> Result<(), Error> {
 /// - [`Error::Start`]: the hook could not be executed.
 /// - [`Error::Failed`]: it ended with another status than 0, or by a signal.
 /// - [`Error::TimedOut`]: its timeout passed; its whole process group has been killed.
+/// - [`Error::Ended`]: [`Context::end`] became readable; likewise.
 /// - [`Error::Watch`]: a system call of our own failed; the group has been killed.
 pub fn run(stage: Stage, hooks: Option<&Vec<Hook>>, context: &Context<'_>) -> Result<(), Error> {
     hooks

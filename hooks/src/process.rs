@@ -1,6 +1,6 @@
 //! One hook as a child process: start it, feed it, watch it, end it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ pub(crate) fn run(
 ) -> Result<(), Error> {
     let failed = |call| move |errno| Error::Watch { hook: name.clone(), call, errno };
     let stdin = state_file(context.state_json).map_err(failed("memfd for the state"))?;
-    let (stdout, stdout_child) = pipe_to_read().map_err(failed("pipe"))?;
-    let (stderr, stderr_child) = pipe_to_read().map_err(failed("pipe"))?;
+    let (stdout, stdout_child) = Output::to(context.stdout, 0).map_err(failed("pipe"))?;
+    let (stderr, stderr_child) = Output::to(context.stderr, STDERR_KEPT).map_err(failed("pipe"))?;
     // The command owns the child's ends and drops them here, so that the pipes end with the hook.
     let child = command(hook, context.env, stdin, stdout_child, stderr_child)
         .spawn()
@@ -36,9 +36,8 @@ pub(crate) fn run(
     // A timeout too far away to be represented is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
 
-    let mut running =
-        Running { child, output: [Output::new(stdout, 0), Output::new(stderr, STDERR_KEPT)] };
-    let end = running.watch(deadline);
+    let mut running = Running { child, output: [stdout, stderr] };
+    let end = running.watch(deadline, context.end);
     if !matches!(end, Ok(End::Exited)) {
         running.kill_group();
     }
@@ -54,6 +53,7 @@ pub(crate) fn run(
             timeout: timeout.unwrap_or_default(),
             stderr,
         }),
+        (Ok(End::Asked), _) => Err(Error::Ended { hook: name.clone() }),
         (Ok(End::Exited), _) if status.success() => Ok(()),
         (Ok(End::Exited), _) => Err(Error::Failed { hook: name.clone(), status, stderr }),
     }
@@ -113,6 +113,7 @@ fn pipe_to_read() -> Result<(OwnedFd, OwnedFd), Errno> {
 enum End {
     Exited,
     TimedOut,
+    Asked,
 }
 
 struct Running {
@@ -121,14 +122,19 @@ struct Running {
 }
 
 impl Running {
-    /// Reads the hook's output until it has ended or `deadline` has come. Does not reap it, so
+    /// Reads the hook's output until it has ended, `deadline` has come or `end` is readable. Does not reap it, so
     /// that its process group's number stays taken.
-    fn watch(&mut self, deadline: Option<Instant>) -> Result<End, Errno> {
+    fn watch(
+        &mut self,
+        deadline: Option<Instant>,
+        end: Option<BorrowedFd<'_>>,
+    ) -> Result<End, Errno> {
         let pid = Pid::from_child(&self.child);
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+            fds.extend(end.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)));
             let open = self.output.iter().filter_map(|output| output.pipe.as_ref());
             fds.extend(open.map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)));
             let ready = match poll(&mut fds, left.map(to_timespec).as_ref()) {
@@ -136,6 +142,7 @@ impl Running {
                 ready => ready?,
             };
             let exited = !fds[0].revents().is_empty();
+            let asked = end.is_some() && !fds[1].revents().is_empty();
             drop(fds);
             // After the end too: what the hook wrote last is still in the pipes.
             for output in &mut self.output {
@@ -143,6 +150,9 @@ impl Running {
             }
             if exited {
                 return Ok(End::Exited);
+            }
+            if asked {
+                return Ok(End::Asked);
             }
             if ready == 0 || left == Some(Duration::ZERO) {
                 return Ok(End::TimedOut);
@@ -176,8 +186,17 @@ struct Output {
 }
 
 impl Output {
-    fn new(pipe: OwnedFd, keep: usize) -> Self {
-        Output { pipe: Some(pipe), keep, tail: Vec::new() }
+    /// The output, of which the last `keep` bytes are kept, and the hook's end of it: a pipe, or
+    /// `elsewhere`, of which nothing comes back.
+    fn to(elsewhere: Option<BorrowedFd<'_>>, keep: usize) -> Result<(Self, OwnedFd), Errno> {
+        let (pipe, child) = match elsewhere {
+            Some(file) => (None, rustix::io::fcntl_dupfd_cloexec(file, 3)?),
+            None => {
+                let (read, write) = pipe_to_read()?;
+                (Some(read), write)
+            }
+        };
+        Ok((Output { pipe, keep, tail: Vec::new() }, child))
     }
 
     /// Takes what is in the pipe now, at most a pipe's worth, so that a hook that writes without

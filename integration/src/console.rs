@@ -30,6 +30,11 @@ impl ConsoleSocket {
         self.path.to_str().unwrap()
     }
 
+    /// Whether somebody has connected.
+    pub fn was_called(&self) -> bool {
+        readable(&self.listener, Duration::ZERO)
+    }
+
     /// Takes the terminal from the runtime, which must send exactly one
     /// descriptor in one message.
     pub fn accept(&self) -> Terminal {

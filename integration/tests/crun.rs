@@ -3,7 +3,10 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
+use std::os::fd::AsRawFd;
 
+use kiln_integration::agent::Agent;
+use kiln_integration::console::ConsoleSocket;
 use kiln_integration::{Bundle, Cli, Container, Runtime, Value, binary, json, kiln_only, skip};
 
 /// Skips the calling test for runc.
@@ -88,4 +91,130 @@ fn what_fails_for_one_does_not_stop_the_others() {
     all[0].cli(&["kill", "-r", "(", "KILL"]).output().fails(&["--regex \"(\""]);
     all[0].cli(&["kill", "-r", "no-such-thing", "KILL"]).output().ok();
     assert_eq!(statuses(&all[..2]), ["running", "running"]);
+}
+
+/// Classic BPF in base64 for x86_64: everything is allowed but mkdir (83) and mkdirat (258), which
+/// give ENOSPC.
+const NO_MKDIR: &str = "IAAAAAAAAAAVAAEAUwAAABUAAAECAQAABgAAABwABQAGAAAAAAD/fw==";
+
+#[test]
+fn a_filter_may_come_compiled() {
+    not_runc!();
+    let bundle = Bundle::sh("mkdir /x; echo still here").writable();
+    let bundle = bundle.annotation("run.oci.seccomp_bpf_data", NO_MKDIR);
+    let outcome = bundle.container().run().ok().prints("still here\n");
+    assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
+    let bundle = Bundle::new().args(&["sleep", "100"]).writable();
+    let c = bundle.annotation("run.oci.seccomp_bpf_data", NO_MKDIR).container();
+    c.detach().ok();
+    c.on_id("exec", &["mkdir", "/x"]).fails(&["No space left on device"]);
+}
+
+#[test]
+fn unknown_system_calls_may_be_an_error() {
+    not_runc!();
+    let seccomp = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["getpid", "no_such_call"], "action": "SCMP_ACT_ERRNO" }],
+    });
+    let with = |value| {
+        let bundle = Bundle::new().set("/linux/seccomp", seccomp.clone());
+        bundle.annotation("run.oci.seccomp_fail_unknown_syscall", value).container()
+    };
+    with("0").run().ok();
+    with("1").run().fails(&["no_such_call"]);
+}
+
+#[test]
+fn hooks_may_write_to_files() {
+    not_runc!();
+    let mut bundle = Bundle::new();
+    let (out, err) = (bundle.scratch().join("out"), bundle.scratch().join("err"));
+    fs::write(&out, "before\n").unwrap();
+    // The container's root has its own shell.
+    for stage in ["createRuntime", "createContainer", "startContainer", "poststop"] {
+        let script = format!("echo {stage}; echo {stage} failed >&2");
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+        bundle = bundle.push(&format!("/hooks/{stage}"), hook);
+    }
+    let bundle = bundle.annotation("run.oci.hooks.stdout", out.to_str().unwrap());
+    let c = bundle.annotation("run.oci.hooks.stderr", err.to_str().unwrap()).container();
+    c.run().ok();
+    let text = fs::read_to_string(out).unwrap();
+    assert_eq!(text, "before\ncreateRuntime\ncreateContainer\nstartContainer\npoststop\n");
+    assert_eq!(fs::read_to_string(err).unwrap().lines().count(), 4);
+}
+
+/// Podman's `--group-add keep-groups`.
+#[test]
+fn the_callers_groups_may_be_kept() {
+    not_runc!();
+    let with = |value| {
+        let bundle = Bundle::sh("id -G").set("/process/user/additionalGids", json!([7]));
+        bundle.annotation("run.oci.keep_original_groups", value).container()
+    };
+    let groups = |value| {
+        let c = with(value);
+        let caller = ["setpriv", "--groups", "1234,5678"];
+        let outcome = c.run_cli(&[]).under(&caller).output().ok();
+        let mut groups: Vec<u32> =
+            outcome.stdout.split_whitespace().map(|gid| gid.parse().unwrap()).collect();
+        groups.sort_unstable();
+        groups
+    };
+    assert_eq!(groups("1"), [0, 1234, 5678]);
+    assert_eq!(groups("0"), [0, 7]);
+}
+
+#[test]
+fn a_socket_may_get_the_pidfd() {
+    kiln_only!("crun 1.8 has it not yet");
+    let bundle = Bundle::new().args(&["sleep", "100"]);
+    let socket = ConsoleSocket::listen(&bundle.scratch());
+    let c = bundle.annotation("run.oci.pidfd_receiver", socket.path()).container();
+    c.create().ok();
+    // The same way as a terminal comes.
+    let pidfd = socket.accept().master;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim();
+    assert_eq!(pid, c.pid().to_string());
+    let nobody = Bundle::new().annotation("run.oci.pidfd_receiver", "/no/such.sock").container();
+    nobody.create().fails(&["/no/such.sock"]);
+    nobody.assert_nothing_left();
+}
+
+#[test]
+fn an_agent_may_be_named_by_annotation() {
+    kiln_only!("crun sends its own format");
+    let seccomp = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }],
+    });
+    let bundle = Bundle::sh("mkdir /x").writable().set("/linux/seccomp", seccomp);
+    let agent = Agent::new(&bundle.scratch(), &[("mkdir", 28), ("mkdirat", 28)]);
+    let socket = bundle.scratch().join("agent.sock");
+    let c = bundle.annotation("run.oci.seccomp.receiver", socket.to_str().unwrap()).container();
+    let outcome = c.run().exits(1);
+    assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
+    assert_eq!(agent.next_state().0["state"]["id"], json!(c.id));
+}
+
+#[test]
+fn annotations_that_are_not_supported_are_named() {
+    kiln_only!("crun has them");
+    for (name, value) in [
+        ("run.oci.delegate-cgroup", "x"),
+        ("run.oci.mount_context_type", "rootcontext"),
+        ("run.oci.seccomp.plugins", "plugin.so"),
+        ("run.oci.seccomp_bpf_data", "?"),
+        ("run.oci.systemd.force_cgroup_v1", "/sys/fs/cgroup"),
+        ("run.oci.timens_offset", "monotonic 1 0"),
+    ] {
+        let c = Bundle::new().annotation(name, value).container();
+        c.run().fails(&[&format!("annotation {name}: ")]);
+        c.assert_nothing_left();
+    }
+    // Of another version's crun: not for us.
+    let outcome = Bundle::new().annotation("run.oci.later", "x").container().run().ok();
+    assert!(outcome.stderr.contains("run.oci.later"), "{outcome}");
 }

@@ -373,3 +373,72 @@ fn descriptors_of_the_runtime_are_not_in_hooks() {
     // Standard input, output, error, and the folder that ls reads.
     assert_eq!(fs::read_to_string(file).unwrap(), "0\n1\n2\n3\n");
 }
+
+/// A container with a hook of this stage that says that it has begun and never ends.
+fn hanging(stage: &str, pid_namespace: bool) -> Container {
+    let bundle = Bundle::new().args(&["sleep", "100"]).writable();
+    let begun = if stage == "startContainer" {
+        "/begun".to_owned()
+    } else {
+        bundle.rootfs().join("begun").display().to_string()
+    };
+    let script = format!("sleep 1000 & echo $! > {begun}; sleep 1000");
+    let bundle = bundle.push(&format!("/hooks/{stage}"), hook(&script));
+    if pid_namespace { bundle } else { bundle.without_namespace("pid") }.container()
+}
+
+#[test]
+fn a_container_whose_hooks_run_is_creating() {
+    for stage in ["createRuntime", "createContainer"] {
+        let c = hanging(stage, true);
+        let create = c.create_cli(&[]).spawn();
+        c.await_file("begun");
+        assert_eq!(c.status(), "creating", "{stage}");
+        c.delete_force().ok();
+        create.wait().fails(&[]);
+    }
+}
+
+/// `delete --force` ends what holds the container: neither the command nor the hook stays.
+#[test]
+fn delete_force_ends_hooks_that_hang() {
+    kiln_only!("runc and crun leave the hook and the command behind");
+    for pid_namespace in [true, false] {
+        for stage in ["createRuntime", "createContainer", "startContainer", "poststart"] {
+            let c = hanging(stage, pid_namespace);
+            let command = if stage.starts_with("create") {
+                c.create_cli(&[])
+            } else {
+                c.create().ok();
+                c.cli(&["start", &c.id])
+            };
+            let command = command.spawn();
+            c.await_file("begun");
+            let host_pid: Option<i32> = match stage {
+                "createRuntime" | "poststart" => c.await_file("begun").trim().parse().ok(),
+                _ => None,
+            };
+            c.delete_force().ok();
+            let outcome = command.wait();
+            assert!(!outcome.status.success() || stage == "startContainer", "{stage}: {outcome}");
+            c.assert_nothing_left();
+            c.on_id("state", &[]).fails(&["does not exist"]);
+            if let Some(pid) = host_pid {
+                eventually("the hook's child to end", || !proc::alive(pid));
+            }
+        }
+    }
+}
+
+/// A `create` that takes its time is waited for.
+#[test]
+fn delete_force_waits_for_a_hook_that_ends() {
+    let bundle = Bundle::new();
+    let script = format!("echo x > {}; sleep 0.3", bundle.rootfs().join("begun").display());
+    let c = bundle.push("/hooks/createRuntime", hook(&script)).container();
+    let create = c.create_cli(&[]).spawn();
+    c.await_file("begun");
+    c.delete_force().ok();
+    create.wait().ok();
+    c.assert_nothing_left();
+}

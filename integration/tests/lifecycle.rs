@@ -109,6 +109,17 @@ fn delete_of_a_running_container_is_an_error() {
     assert_eq!(c.status(), "running");
 }
 
+/// runtime.md#delete wants an error; runc, crun and youki delete it, and callers rely on that.
+#[test]
+fn delete_ends_a_created_container() {
+    let c = Bundle::new().args(SLEEP).container();
+    c.create().ok();
+    let pid = c.pid();
+    c.delete().ok();
+    assert!(!proc::alive(pid));
+    c.assert_nothing_left();
+}
+
 #[test]
 fn delete_force_ends_a_running_container() {
     let c = Bundle::new().args(SLEEP).container();

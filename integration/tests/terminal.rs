@@ -200,3 +200,31 @@ fn interrupting_run_on_a_terminal_reaches_the_container() {
     let status = command::wait_child(&mut child, std::time::Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(3));
 }
+
+/// A process that outlives init, and has its terminal, is not waited for; what init has written
+/// is all there.
+#[test]
+fn run_ends_with_init_even_if_others_have_the_terminal() {
+    kiln_only!("runc 1.1 waits for them");
+    let (mut terminal, slave) = own_terminal();
+    let script = "trap '' HUP; (trap '' HUP; exec sleep 20) & seq 1 300; echo last; exit 6";
+    let c = with_terminal(script).without_namespace("pid").container();
+    let mut command = c.run_cli(&["--keep"]).command();
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut child = reaper::spawn(command.stdin(stdio()).stdout(stdio()).stderr(stdio()));
+    drop(command);
+    assert!(terminal.read_until("last").contains("300"));
+    let status = command::wait_child(&mut child, std::time::Duration::from_secs(10)).unwrap();
+    assert_eq!(status.code(), Some(6));
+}
+
+/// Whoever listens there would wait for a terminal that never comes.
+#[test]
+fn a_console_socket_without_a_terminal_is_not_connected_to() {
+    kiln_only!("crun does not look");
+    let bundle = Bundle::new();
+    let socket = ConsoleSocket::listen(&bundle.scratch());
+    let c = bundle.container();
+    c.create_cli(&["--console-socket", socket.path()]).output().fails(&["process.terminal"]);
+    assert!(!socket.was_called());
+}

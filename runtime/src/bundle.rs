@@ -49,6 +49,11 @@ impl Bundle {
         Ok(Self { path, spec, json })
     }
 
+    /// Whether the container's process is to have a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false)
+    }
+
     /// The root directory on the host: `root.path`, relative to the bundle.
     ///
     /// # Errors

@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_cgroups::Cgroup;
-use kiln_hooks::{Context, Stage};
+use kiln_hooks::Stage;
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
+use crate::annotations::HookOutput;
 use crate::bundle::Bundle;
 use crate::channel::{Channel, ToInit, ToRuntime, send_descriptor};
 use crate::delete;
@@ -126,7 +127,7 @@ pub enum Confirm {
 /// Up to init's message that it is ready. With `listen` init will wait for `start`.
 fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
     let plan = Plan::new(&options.bundle)?;
-    check_terminal(&plan, options.console.is_some())?;
+    check_terminal(plan.process.terminal, options.console.is_some())?;
     if let Some(engine) = &mut options.engine {
         let name = engine.name();
         engine
@@ -198,6 +199,9 @@ fn build(
     undo.state = Some(state.clone());
     let wait_before_start = listen || needs_attention(&plan);
     let listener = if listen { Some(self::listen(dir)?) } else { None };
+    if listen && plan.hooks_before_start() {
+        dir.mark_creating()?;
+    }
     let (channel, init_channel) = Channel::pair()?;
     // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
     let later = cgroups.make(plan.resources.as_ref(), &mut undo.cgroup)?;
@@ -262,13 +266,16 @@ fn build(
         groups.join(pid)?;
     }
     if wait_before_start {
-        attend(&channel, &plan, &state, &pidfd, &mut undo.devices)?;
+        attend(&channel, &plan, &state, &pidfd, dir, &mut undo.devices)?;
         set_rlimits(&plan, pid)?;
         log::debug!("container {}: init is ready", state.id);
     }
     if let Some(socket) = &options.pidfd_socket {
         send_descriptor(socket, b"standard", &pidfd)
             .step(|| "send the pidfd to the pidfd socket".to_owned())?;
+    }
+    if listen && plan.hooks_before_start() {
+        dir.mark_created()?;
     }
     if let Some(path) = options.pid_file {
         write_pid_file(path, pid)?;
@@ -285,9 +292,13 @@ fn needs_attention(plan: &Plan) -> bool {
         || plan.rdt.is_some()
 }
 
-/// A terminal and a console socket go together, as for runc.
-fn check_terminal(plan: &Plan, console: bool) -> Result<(), Error> {
-    let problem = match (plan.process.terminal, console) {
+/// A terminal and a console socket go together, as for runc. To be asked before one connects to
+/// the socket: whoever listens there would take that for a terminal to come.
+///
+/// # Errors
+/// There is one without the other.
+pub fn check_terminal(terminal: bool, console: bool) -> Result<(), Error> {
+    let problem = match (terminal, console) {
         (true, false) => "is true: a container that is detached needs --console-socket",
         (false, true) => "is false: --console-socket is for a terminal",
         _ => return Ok(()),
@@ -377,14 +388,17 @@ fn attend(
     plan: &Plan,
     state: &State,
     pidfd: &OwnedFd,
+    dir: &ContainerDir,
     devices: &mut Option<Moved>,
 ) -> Result<(), Error> {
     loop {
         match channel.receive().step(|| "listen to the container's init".to_owned())? {
             Some(ToRuntime::HooksPlease) => {
                 let input = state.hook_input(Status::Creating);
+                let bell = dir.bell()?;
+                let context = plan.hook_output.context(&input, Some(bell.as_fd()));
                 for stage in RUNTIME_HOOKS {
-                    kiln_hooks::run(stage, stage.of(&plan.hooks), &Context::new(&input))?;
+                    kiln_hooks::run(stage, stage.of(&plan.hooks), &context)?;
                 }
                 tell(channel, ToInit::HooksDone)?;
             }
@@ -450,7 +464,12 @@ impl Undo<'_> {
             end(pidfd);
         }
         if let Some(cgroup) = &self.cgroup {
-            tidy("remove the cgroup", cgroup.remove().map_err(Error::from));
+            let removed = match self.init {
+                // Without a pid namespace a hook that init has started is still there.
+                Some(_) => delete::remove_cgroup(cgroup),
+                None => cgroup.remove().map_err(Error::from),
+            };
+            tidy("remove the cgroup", removed);
         }
         for group in self.rdt.iter().rev() {
             tidy("remove the resctrl group", rdt::remove_group(group));
@@ -485,7 +504,7 @@ impl Container {
             return Ok(());
         }
         self.confirm(agent)?;
-        run_poststart(&self.state)
+        run_poststart(&self.state, &self.dir)
     }
 
     fn confirm(&self, agent: Option<Agent<'_>>) -> Result<(), Error> {
@@ -569,10 +588,13 @@ pub(crate) fn await_workload(
 }
 
 /// runtime.md#lifecycle, step 9: after the workload has begun; a failure ends the container.
-pub(crate) fn run_poststart(state: &State) -> Result<(), Error> {
+pub(crate) fn run_poststart(state: &State, dir: &ContainerDir) -> Result<(), Error> {
     if state.poststart.is_none() {
         return Ok(());
     }
     let input = state.hook_input(Status::Running);
-    Ok(kiln_hooks::run(Stage::Poststart, state.poststart.as_ref(), &Context::new(&input))?)
+    let output = HookOutput::open(&state.annotations, &state.bundle)?;
+    let bell = dir.bell()?;
+    let context = output.context(&input, Some(bell.as_fd()));
+    Ok(kiln_hooks::run(Stage::Poststart, state.poststart.as_ref(), &context)?)
 }

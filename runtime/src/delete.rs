@@ -1,19 +1,28 @@
 //! `delete`: runtime.md#delete.
 
-use kiln_cgroups::Cgroup;
-use kiln_hooks::{Context, Stage};
+use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use kiln_cgroups::Cgroup;
+use kiln_hooks::Stage;
+
+use crate::annotations::HookOutput;
+use crate::error::{Error, Failure};
 use crate::kill;
 use crate::state::{ContainerDir, State, StateRoot, Status};
 
-/// Removes a stopped container; with `force` it is killed first, whatever its status.
+/// How long `delete --force` waits for a `create` or `start` that is at work before it ends it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// And how long for it to end then.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Removes a stopped container, and one that has not been started: as runc, crun and youki do,
+/// where runtime.md#delete wants an error. With `force` it is killed first, whatever its status.
 ///
 /// # Errors
-/// The container is not stopped, or something cannot be removed; then it can be tried again.
+/// The container is running or paused, or something cannot be removed; then it can be tried again.
 pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), Error> {
     // A `create` that is at work is waited for.
-    match dir.lock() {
+    match if force { seize(dir) } else { dir.lock() } {
         // Another `delete` was faster.
         Err(Error::NotFound(_)) if force => return Ok(()),
         locked => locked?,
@@ -30,7 +39,7 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
     };
     // Without init the runtime has died in `create`: the lock is ours, so none is at work.
     let status = state.init.as_ref().map_or(Status::Stopped, |_| dir.status(&state));
-    if !force && status != Status::Stopped {
+    if !force && !matches!(status, Status::Stopped | Status::Created) {
         let id = dir.id().to_string();
         return Err(Error::Status { id, operation: "delete", status });
     }
@@ -52,6 +61,26 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
     remove(root, dir, &state, cgroup.as_ref())
 }
 
+/// Locks the container. Whoever has it locked for long waits for a hook, its own or init's: init
+/// is killed then, and the hook told to end; what was begun undoes itself.
+fn seize(dir: &ContainerDir) -> Result<(), Error> {
+    let since = Instant::now();
+    while !dir.try_lock()? {
+        std::thread::sleep(Duration::from_millis(10));
+        if since.elapsed() > PATIENCE + LIMIT {
+            let step = format!("lock container {}", dir.id());
+            return Err(Failure::because(step, "another command is at work on it").into());
+        }
+        if since.elapsed() > PATIENCE {
+            if let Ok(Some(State { init: Some(init), .. })) = dir.read() {
+                init.signal(libc::SIGKILL)?;
+            }
+            dir.ring()?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes all that a container whose init has ended still has: processes in its cgroup, the
 /// cgroup, the state; then its poststop hooks run.
 ///
@@ -64,11 +93,7 @@ pub(crate) fn remove(
     cgroup: Option<&Cgroup>,
 ) -> Result<(), Error> {
     if let Some(cgroup) = cgroup {
-        // Mostly nobody is left: with init its pid namespace has ended.
-        if !cgroup.remove_now() {
-            cgroup.kill()?;
-            cgroup.remove()?;
-        }
+        remove_cgroup(cgroup)?;
     }
     if let Some(groups) = &state.rdt {
         groups.remove()?;
@@ -78,11 +103,24 @@ pub(crate) fn remove(
     Ok(())
 }
 
+/// Removes the cgroup of a container whose init has ended, with whoever is still in it.
+pub(crate) fn remove_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
+    // Mostly nobody is left: with init its pid namespace has ended.
+    if !cgroup.remove_now() {
+        cgroup.kill()?;
+        cgroup.remove()?;
+    }
+    Ok(())
+}
+
 /// All of them, whatever becomes of one: runtime.md#lifecycle asks for a warning only.
 pub(crate) fn run_poststop(state: &State) {
     let Some(hooks) = &state.poststop else { return };
     let input = state.hook_input(Status::Stopped);
-    for failure in kiln_hooks::run_all(Stage::Poststop, Some(hooks), &Context::new(&input)) {
+    let output = HookOutput::open(&state.annotations, &state.bundle);
+    let output = output.inspect_err(|error| log::warn!("{error}")).unwrap_or_default();
+    let context = output.context(&input, None);
+    for failure in kiln_hooks::run_all(Stage::Poststop, Some(hooks), &context) {
         log::warn!("{failure}");
     }
 }

@@ -20,13 +20,14 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 pub use target::Target;
 
 use crate::affinity::Affinity;
+use crate::annotations::Extensions;
 use crate::channel::{Channel, ToRuntime, send_descriptor};
 use crate::create::Console;
 use crate::create::{await_workload, end, gone, write_pid_file};
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
 use crate::listener::{Agent, Listener};
-use crate::plan::{ProcessPlan, seccomp_filter};
+use crate::plan::ProcessPlan;
 use crate::process::Process;
 use crate::state::{State, Status};
 use crate::sys::{self, Cloned};
@@ -72,13 +73,12 @@ pub struct Executed {
 /// The process cannot be what it should, or its program cannot be executed.
 pub fn exec(target: Target, mut options: Options<'_>) -> Result<Executed, Error> {
     let linux = target.linux();
-    let process = ProcessPlan::new(options.process, &linux)?;
+    let mut extensions = Extensions::new(&target.state.annotations)?;
+    let mut process = ProcessPlan::new(options.process, &linux)?;
+    process.keep_groups = extensions.keep_groups;
     check_terminal(&process, options.console.is_some())?;
     let affinity = Affinity::new(options.process)?;
-    let (seccomp, _) = match linux.seccomp() {
-        Some(section) => seccomp_filter(section)?,
-        None => (None, None),
-    };
+    let (seccomp, _) = extensions.seccomp(linux.seccomp().as_ref())?;
     // Before there is a process that would wait for it.
     let agent = target.state.listener.as_ref().map(Listener::connect).transpose()?;
     let membership = target.membership()?;

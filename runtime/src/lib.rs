@@ -8,6 +8,7 @@
 //! Oldest kernel: 5.12 (openat2, clone3, pidfds, the mount API with mount_setattr).
 
 pub mod affinity;
+pub mod annotations;
 pub mod bundle;
 pub mod channel;
 pub mod create;

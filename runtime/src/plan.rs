@@ -14,6 +14,7 @@ use oci_spec::runtime::{
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
+use crate::annotations::{Extensions, HookOutput};
 use crate::bundle::Bundle;
 use crate::devices::{self, Device};
 use crate::error::{Error, Step};
@@ -70,6 +71,8 @@ pub struct Plan {
     pub resources: Option<LinuxResources>,
     /// hooks; checked.
     pub hooks: Hooks,
+    /// Where they write to.
+    pub hook_output: HookOutput,
     /// process.
     pub process: ProcessPlan,
     /// linux.seccomp, compiled.
@@ -103,6 +106,9 @@ pub struct ProcessPlan {
     pub gid: u32,
     /// process.user.additionalGids.
     pub additional_gids: Vec<u32>,
+    /// Keep the supplementary groups of whoever called the runtime (crun's
+    /// `run.oci.keep_original_groups`), for which `additional_gids` is not looked at.
+    pub keep_groups: bool,
     /// process.user.umask.
     pub umask: Option<u32>,
     /// process.capabilities.
@@ -200,6 +206,8 @@ impl Plan {
         if !namespaces.has(libc::CLONE_NEWUSER) {
             process.capabilities.grant_only_held()?;
         }
+        let mut extensions = Extensions::new(spec.annotations().iter().flatten())?;
+        process.keep_groups = extensions.keep_groups;
         let hooks = spec.hooks().clone().unwrap_or_default();
         kiln_hooks::validate(&hooks)?;
         let net_devices = net_devices::plan(&linux, &namespaces)?;
@@ -214,11 +222,9 @@ impl Plan {
         let rootfs_path = bundle.rootfs()?;
         let rootfs = mounts::open_dir(&rootfs_path)
             .step(|| format!("root.path: open {}", rootfs_path.display()))?;
-        let (seccomp, listener) = match linux.seccomp() {
-            Some(section) => seccomp_filter(section)?,
-            None => (None, None),
-        };
         mounts.iter_mut().for_each(|mount| mount.strip_root(&rootfs_path));
+        let (seccomp, listener) = extensions.seccomp(linux.seccomp().as_ref())?;
+        let hook_output = HookOutput::open(spec.annotations().iter().flatten(), &bundle.path)?;
         let late = rootless::mounts_late(privilege, &rootfs)?;
         rootless::check(&namespaces, &mounts, &process, late)?;
         for mount in mounts.iter_mut().filter(|_| !late) {
@@ -245,6 +251,7 @@ impl Plan {
             domainname,
             resources: linux.resources().clone(),
             hooks,
+            hook_output,
             process,
             seccomp,
             listener,
@@ -275,6 +282,12 @@ impl Plan {
     pub fn has_runtime_hooks(&self) -> bool {
         let any = |stage: &Stage| stage.of(&self.hooks).is_some_and(|hooks| !hooks.is_empty());
         RUNTIME_HOOKS.iter().any(any)
+    }
+
+    /// Whether hooks run while the container is created: that may take long.
+    pub fn hooks_before_start(&self) -> bool {
+        let inside = self.hooks.create_container().as_ref();
+        self.has_runtime_hooks() || inside.is_some_and(|hooks| !hooks.is_empty())
     }
 }
 
@@ -310,6 +323,7 @@ impl ProcessPlan {
             uid: user.uid(),
             gid: user.gid(),
             additional_gids: user.additional_gids().clone().unwrap_or_default(),
+            keep_groups: false,
             umask: user.umask(),
             capabilities: process
                 .capabilities()

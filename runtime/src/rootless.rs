@@ -86,7 +86,7 @@ pub(crate) fn check(
         return user(field, format!("cannot set gid to unmapped user in user namespace: {gid}"));
     }
     let denied = late && maps.denies_groups();
-    if denied && !process.additional_gids.is_empty() {
+    if denied && !process.keep_groups && !process.additional_gids.is_empty() {
         let hint = "map more groups than the own one, by newgidmap";
         let problem = "cannot set any additional groups in a rootless container";
         return user("additionalGids", format!("{problem} (hint: {hint})"));

@@ -64,6 +64,15 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// A filter that somebody else has compiled, as it lies in memory. None if that are not 1 to
+    /// 4096 instructions; whether they make sense, the kernel looks.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let program = compile::decode(bytes);
+        let whole = bytes.len() == program.len() * compile::INSTRUCTION;
+        let fits = (1..=MAX_INSTRUCTIONS).contains(&program.len());
+        (whole && fits).then_some(Self { program, flags: 0 })
+    }
+
     /// The program, for seccomp(2), SECCOMP_SET_MODE_FILTER: 1 to 4096 instructions.
     pub fn program(&self) -> &[sock_filter] {
         &self.program
@@ -104,6 +113,22 @@ pub fn filter(seccomp: &LinuxSeccomp, cache: Option<&Cache>) -> Result<Filter, E
     let program = compile::compile(&plan)?;
     cache.store(&key, &program);
     Ok(Filter { program, flags })
+}
+
+/// Refuses a section with a name that this libseccomp does not know, which [`filter`] leaves out.
+///
+/// # Errors
+/// [`Error::Field`] for the first such name.
+pub fn refuse_unknown(seccomp: &LinuxSeccomp) -> Result<(), Error> {
+    for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+        let unknown = |name: &&String| ScmpSyscall::from_name(name).is_err();
+        if let Some(name) = rule.names().iter().find(unknown) {
+            let field = format!("linux.seccomp.syscalls[{index}].names");
+            let problem = format!("this libseccomp knows no system call {name:?}");
+            return Err(Error::Field { field, problem });
+        }
+    }
+    Ok(())
 }
 
 /// The flags that a section may hold.

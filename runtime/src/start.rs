@@ -43,12 +43,12 @@ pub fn start(dir: &ContainerDir) -> Result<(), Error> {
         let _ = init.signal(libc::SIGKILL);
     }
     workload?;
-    after_start(&state)
+    after_start(&state, dir)
 }
 
 /// The poststart hooks; where one fails the container is stopped.
-fn after_start(state: &State) -> Result<(), Error> {
-    let hooks = run_poststart(state);
+fn after_start(state: &State, dir: &ContainerDir) -> Result<(), Error> {
+    let hooks = run_poststart(state, dir);
     if let (Err(_), Some(init)) = (&hooks, &state.init) {
         init.signal(libc::SIGKILL)?;
     }

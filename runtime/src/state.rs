@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use oci_spec::runtime::{Hook, Spec};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, inotify};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ use crate::rdt;
 
 /// The socket on which a created container's init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
+/// The mark of [`ContainerDir::mark_creating`]: a bit that means nothing for a socket.
+const CREATING: Mode = Mode::SVTX;
 const STATE_FILE: &str = "state.json";
 const NEW_STATE_FILE: &str = "state.json.new";
 const INIT_LINK: &str = "init";
@@ -330,10 +332,74 @@ impl ContainerDir {
     pub fn lock(&self) -> Result<(), Error> {
         let step = || format!("lock container {}", self.id);
         rustix::fs::flock(&self.dir, FlockOperation::LockExclusive).step(step)?;
-        match rustix::fs::fstat(&self.dir).step(step)?.st_nlink {
+        self.is_there()
+    }
+
+    /// The same without waiting; false if somebody else has it locked.
+    ///
+    /// # Errors
+    /// As for [`Self::lock`].
+    pub fn try_lock(&self) -> Result<bool, Error> {
+        match rustix::fs::flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            locked => {
+                locked.step(|| format!("lock container {}", self.id))?;
+                self.is_there().map(|()| true)
+            }
+        }
+    }
+
+    fn is_there(&self) -> Result<(), Error> {
+        let stat = rustix::fs::fstat(&self.dir).step(|| format!("stat container {}", self.id))?;
+        match stat.st_nlink {
             0 => Err(Error::NotFound(self.id.to_string())),
             _ => Ok(()),
         }
+    }
+
+    /// A descriptor that becomes readable when somebody [rings](Self::ring).
+    ///
+    /// # Errors
+    /// Those of inotify(7).
+    pub fn bell(&self) -> Result<OwnedFd, Error> {
+        let watch = || {
+            let bell = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+            inotify::add_watch(&bell, self.short_path(""), inotify::WatchFlags::ATTRIB)?;
+            Ok::<_, Errno>(bell)
+        };
+        watch().step(|| format!("watch container {}", self.id))
+    }
+
+    /// Asks whoever has the container locked to come to an end: to kill the hook that it waits
+    /// for. Only a hook that has begun before hears it.
+    ///
+    /// # Errors
+    /// Those of fchmod(2).
+    pub fn ring(&self) -> Result<(), Error> {
+        // Changes nothing, but is an event.
+        rustix::fs::fchmod(&self.dir, Mode::RWXU).step(|| format!("ring for {}", self.id))
+    }
+
+    /// While the mark stands on the start socket, `create` is at work: for one with hooks, which
+    /// may take long.
+    ///
+    /// # Errors
+    /// Those of fchmodat(2).
+    pub fn mark_creating(&self) -> Result<(), Error> {
+        self.mark(Mode::RWXU | CREATING)
+    }
+
+    /// Takes the mark away.
+    ///
+    /// # Errors
+    /// Those of fchmodat(2).
+    pub fn mark_created(&self) -> Result<(), Error> {
+        self.mark(Mode::RWXU)
+    }
+
+    fn mark(&self, mode: Mode) -> Result<(), Error> {
+        rustix::fs::chmodat(&self.dir, START_SOCKET, mode, AtFlags::empty())
+            .step(|| format!("mark the start socket of {}", self.id))
     }
 
     /// Gives the lock back, also for the copies of the descriptor that a child has.
@@ -475,6 +541,7 @@ impl ContainerDir {
         }
         // `start` removes the socket when it asks init to go on.
         match rustix::fs::statat(&self.dir, START_SOCKET, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if Mode::from_raw_mode(stat.st_mode).contains(CREATING) => Status::Creating,
             Ok(_) => Status::Created,
             Err(_) => Status::Running,
         }

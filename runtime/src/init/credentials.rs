@@ -126,18 +126,8 @@ fn groups_are_denied() -> bool {
 }
 
 fn set_ids(process: &ProcessPlan) -> Result<(), Error> {
-    let groups: Vec<_> = process.additional_gids.iter().map(|&gid| Gid::from_raw(gid)).collect();
-    match rustix::thread::set_thread_groups(&groups) {
-        Ok(()) => {}
-        // user_namespaces(7): setgroups is denied where an unprivileged user made the namespace.
-        Err(Errno::PERM) if groups.is_empty() => {}
-        // Not by us (that is found before), but around us: as runc, which says nothing.
-        Err(Errno::PERM) if groups_are_denied() => {
-            log::warn!("process.user.additionalGids are left out: setgroups is denied here");
-        }
-        Err(errno) => {
-            return Err(errno).step(|| format!("set groups {:?}", process.additional_gids));
-        }
+    if !process.keep_groups {
+        set_groups(&process.additional_gids)?;
     }
     let gid = Gid::from_raw(process.gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid)
@@ -148,4 +138,19 @@ fn set_ids(process: &ProcessPlan) -> Result<(), Error> {
     let umask = process.umask.unwrap_or(0o022);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask & 0o777));
     Ok(())
+}
+
+fn set_groups(gids: &[u32]) -> Result<(), Error> {
+    let groups: Vec<_> = gids.iter().map(|&gid| Gid::from_raw(gid)).collect();
+    match rustix::thread::set_thread_groups(&groups) {
+        Ok(()) => Ok(()),
+        // user_namespaces(7): setgroups is denied where an unprivileged user made the namespace.
+        Err(Errno::PERM) if groups.is_empty() => Ok(()),
+        // Not by us (that is found before), but around us: as runc, which says nothing.
+        Err(Errno::PERM) if groups_are_denied() => {
+            log::warn!("process.user.additionalGids are left out: setgroups is denied here");
+            Ok(())
+        }
+        Err(errno) => Err(errno).step(|| format!("set groups {gids:?}")),
+    }
 }

@@ -167,10 +167,12 @@ fn build(init: &mut Init) -> Result<(), Error> {
 /// All is made and nothing of the host is needed any more: lets go of it, and says so.
 fn ready(init: &mut Init) -> Result<(), Error> {
     // Where the launch does not follow at once and close them anyway.
-    if init.listener.is_some() || init.plan.hooks.start_container().is_some() {
+    let hooks = init.plan.hooks.start_container().is_some();
+    if init.listener.is_some() || hooks {
+        let output = if hooks { init.plan.hook_output.files() } else { [None; 2] };
         let others = [init.listener.as_ref(), init.proc.as_ref()];
         let others = others.into_iter().map(|fd| fd.map(AsFd::as_fd));
-        let keep: Vec<_> = others.chain([Some(init.channel.as_fd())]).collect();
+        let keep: Vec<_> = others.chain(output).chain([Some(init.channel.as_fd())]).collect();
         exec::close_descriptors(init.preserve_fds, &keep)?;
     }
     // From here on init only waits: the end of the channel tells it that the runtime is gone, and
@@ -213,7 +215,8 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     let Init { plan, state, .. } = init;
     if let Some(hooks) = plan.hooks.start_container() {
         let state_json = state.hook_input(Status::Created);
-        let context = Context { state_json: &state_json, env: Some(&plan.process.env) };
+        let context = plan.hook_output.context(&state_json, None);
+        let context = Context { env: Some(&plan.process.env), ..context };
         kiln_hooks::run(Stage::StartContainer, Some(hooks), &context)?;
     }
     let launch = Launch {
@@ -278,7 +281,8 @@ fn run_create_hooks(
         // In the rootfs, as for runc: hooks use paths relative to it.
         rustix::process::fchdir(tree).step(|| "enter the rootfs".to_owned())?;
         let state_json = state.hook_input(Status::Creating);
-        kiln_hooks::run(Stage::CreateContainer, hooks, &Context::new(&state_json))?;
+        let context = plan.hook_output.context(&state_json, None);
+        kiln_hooks::run(Stage::CreateContainer, hooks, &context)?;
     }
     Ok(())
 }
