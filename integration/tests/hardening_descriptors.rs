@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use kiln_integration::{Bundle, Outcome, json, kiln_only};
+use kiln_integration::{Bundle, Container, Outcome, json, kiln_only};
 
 /// Runs the command with directories of the host open as descriptors 3 to 7, and 9.
 const LEAKING: [&str; 4] =
@@ -176,4 +176,75 @@ fn hooks_in_the_container_have_nothing_of_the_host() {
     // Three, what the shell redirects to, and the directory that is listed.
     assert!(log.contains(" -> ") && numbers.len() <= 6, "{log}");
     assert!(!log.contains("-> /tmp") && !log.contains("-> /root"), "{log}");
+}
+
+/// A container with a way in for `exec`, and the mark of its rootfs.
+fn running() -> Container {
+    let bundle = Bundle::new().args(&["sleep", "1000"]).writable();
+    fs::write(bundle.rootfs().join("mark"), "the mark\n").unwrap();
+    let c = bundle.container();
+    c.detach().ok();
+    c
+}
+
+#[test]
+fn exec_of_a_script_whose_interpreter_is_behind_a_descriptor() {
+    let c = running();
+    let host = program_of_the_host(&c.bundle);
+    for number in 3..=14 {
+        let text = format!("#!/proc/self/fd/{number}/{UP}{host}\n");
+        executable(&c.bundle.rootfs().join(format!("script{number}")), &text);
+        let script = format!("/script{number}");
+        let outcome = c.exec_cli(&[], &[&script]).under(&LEAKING).output();
+        assert!(!outcome.status.success() && outcome.stdout.is_empty(), "{outcome}");
+        let path = format!("/proc/self/fd/{number}/{UP}{host}");
+        let outcome = c.exec_cli(&[], &[&path]).under(&LEAKING).output();
+        assert!(!outcome.status.success() && outcome.stdout.is_empty(), "{outcome}");
+    }
+}
+
+#[test]
+fn exec_in_a_working_directory_behind_a_descriptor() {
+    let c = running();
+    let script = format!("pwd -P; cat {UP}/mark");
+    let mut ways: Vec<_> = (3..=14).map(|number| format!("/proc/self/fd/{number}")).collect();
+    ways.extend([3, 9].map(|number| format!("/proc/self/fd/{number}/{UP}")));
+    ways.extend(["/proc/1/root", "/proc/self/cwd", "/dev/fd/3", "/link"].map(String::from));
+    symlink("/proc/self/fd/3", c.bundle.rootfs().join("link")).unwrap();
+    for way in ways {
+        for flags in [&["--cwd", &*way][..], &["--cwd", &*way, "--preserve-fds", "4"]] {
+            let outcome = c.exec_cli(flags, &["sh", "-c", &script]).under(&LEAKING).output();
+            let inside = outcome.status.success() && outcome.stdout.ends_with("the mark\n");
+            assert!(inside || outcome.status.code() == Some(255), "{way}: {outcome}");
+        }
+    }
+}
+
+#[test]
+fn exec_gives_only_stdio_and_what_is_preserved() {
+    let c = running();
+    let exec = |flags: &[&str]| c.exec_cli(flags, &["sh", "-c", LIST]).under(&LEAKING);
+    exec(&[]).output().ok().prints("0\n1\n2\n");
+    let log = c.bundle.scratch().join("log");
+    fs::write(&log, "").unwrap();
+    exec(&["--preserve-fds", "2"]).output().ok().prints("0\n1\n2\n3\n4\n");
+    let outcome = exec(&["--preserve-fds", "7"]).output();
+    assert!(outcome.stderr.contains("descriptor 8"), "{outcome}");
+}
+
+/// What runs in the container looks at every process that it sees while others are exec'd.
+#[test]
+fn a_process_of_the_container_sees_nothing_of_the_host_in_an_exec() {
+    let spy = "while :; do for d in /proc/[0-9]*; do \
+        test -e $d/root/etc/debian_version && echo \"root of $d\"; \
+        for f in $d/fd/*; do test -d $f/. && test -e $f/../../../../../etc/debian_version && \
+        echo \"$f $(readlink $f)\"; done; done >> /log 2>/dev/null; done";
+    let powers = ["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"];
+    let bundle = Bundle::sh(spy).writable().capabilities(&powers);
+    let c = bundle.container();
+    c.detach().ok();
+    for _ in 0..30 {
+        c.exec_cli(&[], &["true"]).under(&LEAKING).output().ok();
+    }
+    assert_eq!(fs::read_to_string(c.bundle.rootfs().join("log")).unwrap(), "");
 }

@@ -305,7 +305,8 @@ impl ProcessPlan {
             return Err(Error::config("process.cwd", problem));
         }
         let user = process.user();
-        for (field, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        let more = user.additional_gids().iter().flatten().map(|&gid| ("additionalGids", gid));
+        for (field, id) in [("uid", user.uid()), ("gid", user.gid())].into_iter().chain(more) {
             // (uid_t)-1 means "leave it" to setresuid(2): the process would stay root.
             if id == u32::MAX {
                 return Err(Error::config(format!("process.user.{field}"), "is not an id"));

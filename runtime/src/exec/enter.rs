@@ -110,6 +110,9 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
     let user = membership.flags & libc::CLONE_NEWUSER != 0;
     if user {
         raise_limits(process)?;
+        // The container's root may trace what is in its user namespace, and where the container
+        // has no pid namespace it sees this process, too.
+        hide()?;
     }
     let namespaces = ThreadNameSpaceType::from_bits_retain(membership.flags as u32);
     rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), namespaces)
@@ -125,9 +128,13 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
         become_root(None)?;
     }
     // For the child, before it can be seen; a change of ids has set it anew.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .step(|| "hide the process".to_owned())?;
+    hide()?;
     sys::clone3(libc::CLONE_PARENT as u64, None).step(|| "clone the process".to_owned())
+}
+
+fn hide() -> Result<(), Error> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .step(|| "hide the process".to_owned())
 }
 
 /// Only the host's root may raise a hard limit: before the user namespace is joined. Lowered, they
