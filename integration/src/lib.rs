@@ -29,6 +29,7 @@ mod container;
 pub mod examples;
 pub mod hostmount;
 pub mod leftovers;
+pub mod pidfd;
 pub mod proc;
 pub mod reaper;
 pub mod skip;

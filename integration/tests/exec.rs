@@ -357,3 +357,164 @@ fn cpu_affinity() {
     document["execCPUAffinity"] = json!({ "final": "1000" });
     exec_process(&c, &document).output().fails_with(255, &["process.execCPUAffinity.final"]);
 }
+
+/// Makes a cgroup below the container's in the hierarchy of this controller.
+fn below(c: &Container, controller: &str) -> std::path::PathBuf {
+    let dir = cgroup::directory(c.pid(), controller).unwrap().join("below");
+    fs::create_dir(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn a_cgroup_below_the_containers() {
+    if cgroup::is_v2() {
+        let c = running(idle());
+        below(&c, "unified");
+        let show = ["sh", "-c", "sleep 100 & cat /proc/$!/cgroup; kill $!"];
+        c.exec_cli(&["--cgroup", "/below"], &show).output().ok().prints("0::/below\n");
+        c.exec_cli(&["--cgroup", "pids:below"], &show).output().fails_with(255, &["pids"]);
+        return;
+    }
+    // Without a cgroup namespace of its own: what is shown is the host's path.
+    let c = running(idle().without_namespace("cgroup"));
+    below(&c, "pids");
+    below(&c, "memory");
+    let show = ["cat", "/proc/self/cgroup"];
+    let outcome = c.exec_cli(&["--cgroup", "pids,memory:below"], &show).output().ok();
+    for line in outcome.stdout.lines().filter(|line| line.contains(&c.id)) {
+        let inside = line.contains(":pids:") || line.contains(":memory:");
+        assert_eq!(line.ends_with("/below"), inside, "{outcome}");
+    }
+    let flags = ["--cgroup", "pids:below", "--cgroup", "memory:/"];
+    c.exec_cli(&flags, &show).output().ok().shows("/below");
+    let flags = ["--cgroup", "below"];
+    c.exec_cli(&flags, &show).output().fails_with(255, &["below", "no such file"]).prints("");
+    c.exec_cli(&["--cgroup", "nothing:x"], &show).output().fails_with(255, &["nothing"]);
+}
+
+#[test]
+fn a_cgroup_beside_the_containers_is_out_of_reach() {
+    let c = running(idle());
+    for path in ["..", "../x", "/../..", "below/../../x", "pids:../x"] {
+        c.exec_cli(&["--cgroup", path], &["echo", "in"])
+            .output()
+            .fails_with(255, &["--cgroup", "must not have a .."])
+            .prints("");
+    }
+}
+
+/// runc: what has given its controllers to its children takes no process (EBUSY); the exec goes
+/// where init went.
+#[test]
+fn a_v2_cgroup_with_children_of_its_own() {
+    if !cgroup::is_v2() {
+        kiln_integration::skip!("no cgroup v2");
+    }
+    let script = "mkdir /sys/fs/cgroup/init && echo 1 > /sys/fs/cgroup/init/cgroup.procs && \
+        echo +pids > /sys/fs/cgroup/cgroup.subtree_control && echo done > /done; sleep 1000";
+    let bundle = Bundle::sh(script).writable();
+    let c = running(bundle.mount("/sys/fs/cgroup", "cgroup2", "cgroup", &["rw"]));
+    c.await_file("/done");
+    c.exec(&["cat", "/proc/self/cgroup"]).ok().prints("0::/init\n");
+}
+
+/// The filter of the container, its listener for the exec'd process: the agent hears of both.
+#[test]
+fn seccomp_of_an_exec_cannot_be_chosen() {
+    let seccomp = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        { "names": ["setpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }] });
+    for no_new_privileges in [true, false] {
+        let bundle = idle().set("/linux/seccomp", seccomp.clone());
+        let c = running(bundle.set("/process/noNewPrivileges", json!(no_new_privileges)));
+        c.exec(&["grep", "^Seccomp:", "/proc/self/status"]).ok().shows("2");
+        let mut document = process(&["grep", "-E", "^(Seccomp|CapEff):", "/proc/self/status"]);
+        document["capabilities"] = json!({});
+        let outcome = exec_process(&c, &document).output().ok().shows("Seccomp:\t2");
+        outcome.shows("CapEff:\t0000000000000000");
+    }
+}
+
+#[test]
+fn scheduling() {
+    let c = running(idle());
+    let mut document = process(&["sh", "-c", "cut -d' ' -f19 /proc/self/stat"]);
+    document["scheduler"] = json!({ "policy": "SCHED_OTHER", "nice": 7 });
+    exec_process(&c, &document).output().ok().prints("7\n");
+}
+
+#[test]
+fn nothing_of_the_callers_session() {
+    let c = running(idle());
+    // Its own session and process group.
+    let outcome = c.exec(&["sh", "-c", "cut -d' ' -f1,5,6 /proc/$$/stat"]).ok();
+    let ids: Vec<_> = outcome.stdout.split_whitespace().collect();
+    assert!(ids[0] == ids[1] && ids[1] == ids[2], "{outcome}");
+}
+
+/// An exec'd process can be killed, and those that it leaves live on in the container.
+#[test]
+fn children_outlive_it() {
+    let c = running(idle());
+    c.exec(&["sh", "-c", "sleep 300 >/dev/null 2>&1 & echo started"]).ok().prints("started\n");
+    eventually("the child to be init's", || cgroup::members(c.pid()).len() == 2);
+}
+
+#[test]
+fn a_container_that_shares_namespaces() {
+    let c = running(idle().without_namespace("network").without_namespace("ipc"));
+    let script = "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc";
+    let outcome = c.exec(&["sh", "-c", script]);
+    let own = ["net", "ipc"].map(|kind| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
+    assert_eq!(outcome.stdout, own.map(|link| format!("{}\n", link.display())).concat());
+}
+
+#[test]
+fn a_container_in_anothers_namespaces() {
+    let first = running(idle());
+    let pid = first.pid();
+    let joined = |bundle: Bundle, kind: &str, file: &str| {
+        bundle.namespace(kind, Some(&format!("/proc/{pid}/ns/{file}")))
+    };
+    let bundle = joined(joined(idle(), "pid", "pid"), "network", "net");
+    let second = running(bundle);
+    second.exec(&["ps"]).ok().shows("sleep 1000");
+}
+
+/// A pod that reads /proc of its neighbours finds nothing of the host's in a process that is being
+/// executed: not its root, not a descriptor of a folder (CVE-2016-9962, CVE-2024-21626).
+#[test]
+fn a_neighbour_with_ptrace_finds_nothing_of_the_host() {
+    let marker = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let name = marker.path().file_name().unwrap().to_str().unwrap();
+    let script = format!(
+        "while :; do for p in /proc/[0-9]*; do \
+           [ -e $p/root/tmp/{name} ] && echo root $p >> /found; \
+           for d in $p/fd/*; do [ -e $d/../../../../../../tmp/{name} ] && \
+             echo $d $(readlink $d) >> /found; done; \
+         done; echo x >> /rounds; done"
+    );
+    let caps = ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"];
+    let c = running(Bundle::sh(&script).capabilities(&caps).writable());
+    c.await_file("/rounds");
+    for _ in 0..50 {
+        c.exec(&["true"]).ok();
+    }
+    let found = fs::read_to_string(c.bundle.rootfs().join("found")).unwrap_or_default();
+    assert_eq!(found, "");
+}
+
+/// Its root is not that of its mount namespace.
+#[test]
+fn a_container_in_a_joined_mount_namespace() {
+    let mut holder = std::process::Command::new("unshare");
+    let mut holder = kiln_integration::reaper::spawn(holder.args(["--mount", "sleep", "1000"]));
+    let pid = holder.id().cast_signed();
+    eventually("its namespace", || proc::namespace(pid, "mnt") != proc::own_namespace("mnt"));
+    let bundle = idle().namespace("mount", Some(&format!("/proc/{pid}/ns/mnt")));
+    fs::write(bundle.rootfs().join("etc/which"), "inside").unwrap();
+    let c = running(bundle);
+    let outcome = c.exec(&["cat", "/etc/which"]);
+    // It sees the container's mounts, which are looked for when `c` goes.
+    kiln_integration::reaper::end(&mut holder);
+    outcome.ok().prints("inside");
+}
