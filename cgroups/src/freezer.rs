@@ -1,5 +1,6 @@
 //! Freezes and thaws; cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,16 @@ impl Freezer<'_> {
         })
     }
 
+    /// As [`Freezer::thaw`], and on v1 whatever the container has frozen by itself below: that
+    /// stays frozen, and not even dies, when only the whole is thawed. (v2 lets killed processes
+    /// die.)
+    pub fn thaw_for_death(&self) -> Result<(), Error> {
+        if !self.0.hierarchy.is_v2() {
+            thaw_below(self.0.dir.as_fd());
+        }
+        self.thaw()
+    }
+
     fn freeze_v2(&self, deadline: Instant) -> Result<bool, Errno> {
         dir::write_file(&self.0.dir, "cgroup.freeze", b"1")?;
         events::wait(&self.0.dir, "frozen 1", deadline)
@@ -161,5 +172,15 @@ impl Freezer<'_> {
             }
         }
         Ok(false)
+    }
+}
+
+/// All that can be; what has gone meanwhile needs it no more.
+fn thaw_below(cgroup: BorrowedFd<'_>) {
+    for name in dir::children(cgroup).unwrap_or_default() {
+        if let Ok(child) = dir::open_child(cgroup, &name) {
+            let _ = dir::write_file(&child, "freezer.state", b"THAWED");
+            thaw_below(child.as_fd());
+        }
     }
 }

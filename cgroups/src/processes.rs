@@ -106,7 +106,7 @@ impl Cgroup {
         let frozen = freezer.as_ref().is_some_and(|freezer| freezer.freeze().is_ok());
         let killed = self.kill_each();
         if let Some(freezer) = freezer.filter(|_| frozen) {
-            freezer.thaw()?;
+            freezer.thaw_for_death()?;
         }
         let (pidfds, all) = killed?;
         for pidfd in &pidfds {

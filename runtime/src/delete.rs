@@ -56,7 +56,7 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         if let (Status::Paused, Some(cgroup)) = (status, &cgroup) {
             cgroup.kill()?;
         }
-        kill::end_init(init)?;
+        kill::end_init(init, cgroup.as_ref())?;
     }
     remove(root, dir, &state, cgroup.as_ref())
 }

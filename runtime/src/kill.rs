@@ -15,6 +15,8 @@ use crate::sys;
 
 /// How long a process may take to end after SIGKILL: it may have much memory to give back.
 const END_LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// After this it is asked whether something keeps it from ending.
+const PROMPT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// Sends signal `number` to init, or to every process of the container.
 ///
@@ -106,9 +108,12 @@ fn real_time(base: i32, offset: &str) -> Option<i32> {
 
 /// Sends SIGKILL to init and waits on its pidfd until it has ended. One that has ended is fine.
 ///
+/// If that takes long, all of its cgroup is killed and thawed: a v1 container that may write its
+/// own cgroups can have frozen itself or, in its pid namespace, children that it must wait for.
+///
 /// # Errors
 /// The signal cannot be sent, or init has not ended after 10 s.
-pub(crate) fn end_init(init: &Process) -> Result<(), Error> {
+pub(crate) fn end_init(init: &Process, cgroup: Option<&Cgroup>) -> Result<(), Error> {
     let Some(pidfd) = init.pidfd()? else {
         return Ok(());
     };
@@ -118,9 +123,14 @@ pub(crate) fn end_init(init: &Process) -> Result<(), Error> {
         sent => sent.step(step)?,
     }
     let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
+    let mut limit = PROMPT;
     loop {
-        match rustix::event::poll(&mut poll, Some(&END_LIMIT)) {
+        match rustix::event::poll(&mut poll, Some(&limit)) {
             Err(Errno::INTR) => {}
+            Ok(0) if limit == PROMPT => {
+                limit = END_LIMIT;
+                cgroup.map_or(Ok(()), Cgroup::kill)?;
+            }
             Ok(0) => return Err(Failure::because(step(), "it has not ended in 10 s").into()),
             ended => return ended.step(step).map(drop),
         }
