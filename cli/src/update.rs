@@ -5,8 +5,9 @@ use std::io::{BufReader, Read, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
+use kiln_runtime::update;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use serde::Deserialize;
 
@@ -80,18 +81,16 @@ pub struct Update {
 impl Update {
     pub fn execute(self, global: &Global) -> Result<ExitCode> {
         let (_, container) = global.find(&self.id)?;
-        for (flag, schema) in
-            [("l3-cache-schema", &self.l3_cache_schema), ("mem-bw-schema", &self.mem_bw_schema)]
-        {
-            if schema.as_deref().is_some_and(|schema| !schema.is_empty()) {
-                bail!("--{flag}: the container has no Intel RDT group");
-            }
-        }
+        let given = |schema: &Option<String>| schema.clone().filter(|schema| !schema.is_empty());
+        let (cache, bandwidth) = (given(&self.l3_cache_schema), given(&self.mem_bw_schema));
         let resources = match &self.resources {
             Some(file) => read(file)?,
             None => self.flags(),
         };
-        kiln_runtime::update::update(&container, &resources)?;
+        if cache.is_some() || bandwidth.is_some() {
+            update::update_rdt(&container, cache.as_deref(), bandwidth.as_deref())?;
+        }
+        update::update(&container, &resources)?;
         Ok(ExitCode::SUCCESS)
     }
 

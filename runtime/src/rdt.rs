@@ -178,6 +178,22 @@ impl Groups {
         Ok(())
     }
 
+    /// Gives the container's control group other limits, those of `update`: `cache` is
+    /// l3CacheSchema, `bandwidth` memBwSchema. Others that are in the group get them, too.
+    ///
+    /// # Errors
+    /// `bandwidth` does not start with `MB:`, or the kernel refuses; then nothing has changed.
+    pub fn update(&self, cache: Option<&str>, bandwidth: Option<&str>) -> Result<(), Error> {
+        let mut rdt = LinuxIntelRdt::default();
+        rdt.set_l3_cache_schema(cache.map(str::to_owned));
+        rdt.set_mem_bw_schema(bandwidth.map(str::to_owned));
+        self.limit(&Plan::new(&rdt)?)
+    }
+
+    fn limit(&self, plan: &Plan) -> Result<(), Error> {
+        self.joined.first().map_or(Ok(()), |control| plan.write(control, &plan.compared))
+    }
+
     /// Removes what goes with the container.
     ///
     /// # Errors
@@ -296,6 +312,19 @@ mod tests {
         groups.remove().unwrap();
         assert!(!group.exists());
         groups.remove().unwrap();
+    }
+
+    #[test]
+    fn a_group_gets_other_limits() {
+        let root = resctrl();
+        let plan = |json: &str| plan(root.path(), json).unwrap();
+        let groups = plan(r#"{"closID":"gold"}"#).groups("web1");
+        let group = root.path().join("gold");
+        create_dir(&group).unwrap();
+        groups.limit(&plan(r#"{"l3CacheSchema":"L3:0=3","memBwSchema":"MB:0=20"}"#)).unwrap();
+        assert_eq!(read_to_string(group.join("schemata")).unwrap(), "L3:0=3\nMB:0=20\n");
+        std::fs::remove_dir_all(&group).unwrap();
+        assert!(groups.limit(&plan(r#"{"memBwSchema":"MB:0=30"}"#)).is_err());
     }
 
     #[test]

@@ -30,6 +30,27 @@ pub fn update(dir: &ContainerDir, resources: &LinuxResources) -> Result<(), Erro
     Ok(Cgroup::open_for(paths, &resources)?.update(&resources)?)
 }
 
+/// Sets the limits of the container's Intel RDT group: its l3CacheSchema and memBwSchema.
+///
+/// # Errors
+/// The container has ended (`container not running`) or has no group: runc would make one, but
+/// only put init into it, and not what that has forked.
+pub fn update_rdt(
+    dir: &ContainerDir,
+    cache: Option<&str>,
+    bandwidth: Option<&str>,
+) -> Result<(), Error> {
+    dir.lock()?;
+    let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+    if !state.init.as_ref().is_some_and(|init| init.is_alive()) {
+        return Err(Error::NotRunning);
+    }
+    let groups = state.rdt.ok_or_else(|| {
+        Error::config("l3-cache-schema, mem-bw-schema", "the container has no Intel RDT group")
+    })?;
+    groups.update(cache, bandwidth)
+}
+
 /// Whether the configuration has linux.resources.memory.checkBeforeUpdate.
 pub(crate) fn checks_memory(spec: &Spec) -> bool {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
