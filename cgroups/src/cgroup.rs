@@ -19,7 +19,7 @@ const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Owns two descriptors per hierarchy, close-on-exec: the cgroup and its
 /// parent. Dropping it closes them and changes nothing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Cgroup {
     pub(crate) members: Vec<Member>,
 }
@@ -47,7 +47,8 @@ impl Cgroup {
     /// made has been removed again.
     pub fn create(paths: &Paths) -> Result<Self, Error> {
         // Not the two steps below: a failure must undo both.
-        let cgroup = Self { members: create_members(paths.hierarchies().iter())? };
+        let cgroup =
+            Self { members: create_members(paths.hierarchies().iter(), Found::MustBeUnused)? };
         cgroup.enable_controllers(paths);
         Ok(cgroup)
     }
@@ -60,7 +61,7 @@ impl Cgroup {
     /// As for [`Cgroup::create`].
     pub fn create_unified(paths: &Paths) -> Result<Self, Error> {
         let unified = paths.hierarchies().iter().filter(|hierarchy| hierarchy.is_v2());
-        let cgroup = Self { members: create_members(unified)? };
+        let cgroup = Self { members: create_members(unified, Found::MustBeUnused)? };
         cgroup.enable_controllers(paths);
         Ok(cgroup)
     }
@@ -78,8 +79,20 @@ impl Cgroup {
     /// As for [`Cgroup::create`]; the unified hierarchy's cgroup stays.
     pub fn create_v1(&mut self, paths: &Paths) -> Result<(), Error> {
         let v1 = paths.hierarchies().iter().filter(|hierarchy| !hierarchy.is_v2());
-        self.members.extend(create_members(v1)?);
+        self.members.extend(create_members(v1, Found::MustBeUnused)?);
         Ok(())
+    }
+
+    /// Opens the cgroup of systemd's unit, and makes it in the hierarchies where systemd has not:
+    /// the container's init may be in it already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Create`]; whatever was made has been removed again.
+    pub(crate) fn adopt(paths: &Paths) -> Result<Self, Error> {
+        let cgroup = Self { members: create_members(paths.hierarchies().iter(), Found::IsOurs)? };
+        cgroup.enable_controllers(paths);
+        Ok(cgroup)
     }
 
     /// Opens the container's cgroup. A hierarchy where it does not exist (any
@@ -276,14 +289,22 @@ impl Made<'_> {
     }
 }
 
+/// What goes for a cgroup that is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    MustBeUnused,
+    IsOurs,
+}
+
 /// All or none.
 fn create_members<'a>(
     hierarchies: impl Iterator<Item = &'a Hierarchy>,
+    found: Found,
 ) -> Result<Vec<Member>, Error> {
     let mut made = Made::default();
     let mut members = Vec::new();
     for hierarchy in hierarchies {
-        match create_member(hierarchy, &mut made) {
+        match create_member(hierarchy, found, &mut made) {
             Ok(member) => members.push(member),
             Err(error) => {
                 made.undo();
@@ -297,10 +318,14 @@ fn create_members<'a>(
 /// In one hierarchy.
 pub(crate) fn create_member_alone(hierarchy: &Hierarchy) -> Result<Member, Error> {
     let mut made = Made::default();
-    create_member(hierarchy, &mut made).inspect_err(|_| made.undo())
+    create_member(hierarchy, Found::MustBeUnused, &mut made).inspect_err(|_| made.undo())
 }
 
-fn create_member<'a>(hierarchy: &'a Hierarchy, made: &mut Made<'a>) -> Result<Member, Error> {
+fn create_member<'a>(
+    hierarchy: &'a Hierarchy,
+    found: Found,
+    made: &mut Made<'a>,
+) -> Result<Member, Error> {
     let failed = |errno| create_error(hierarchy, errno);
     let (parents, name) = hierarchy.split();
     let mut attempts = 3;
@@ -322,7 +347,7 @@ fn create_member<'a>(hierarchy: &'a Hierarchy, made: &mut Made<'a>) -> Result<Me
     }
     let dir = dir::open_child(&parent, name).map_err(failed)?;
     let member = Member { hierarchy: hierarchy.clone(), parent, dir };
-    if !new {
+    if !new && found == Found::MustBeUnused {
         member.check_unused()?;
     }
     if hierarchy.is_v1_with("cpuset") {

@@ -154,7 +154,7 @@ fn add_rows<'a, const N: usize>(
 /// 100), as runc does since 1.3.2: the quadratic fit in log space through
 /// those three points, 10^((l^2 + 125 l)/612 - 7/34) with l = log2(shares).
 /// The linear map that it replaced gave the default a weight of 39.
-fn weight(shares: u64) -> u64 {
+pub(crate) fn weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

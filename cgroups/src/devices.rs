@@ -104,7 +104,8 @@ fn is_refusal(error: &Error) -> bool {
     )
 }
 
-/// The initial user namespace maps all ids to themselves; user_namespaces(7).
+/// Whether the caller is in another user namespace than the initial one, which maps all ids to
+/// themselves; user_namespaces(7).
 fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     !map.split_whitespace().eq(["0", "0", "4294967295"])

@@ -169,6 +169,16 @@ pub enum Error {
         /// How long we waited.
         seconds: u64,
     },
+    /// The systemd driver.
+    #[error("systemd: {step}: {reason}{hint}")]
+    Systemd {
+        /// What was being done, to which unit.
+        step: String,
+        /// Why it failed, mostly in systemd's words.
+        reason: String,
+        /// What to do about it, if known.
+        hint: Hint,
+    },
     /// A cgroup could not be removed.
     #[error("remove cgroup {}: {errno}{hint}", path.display())]
     Remove {

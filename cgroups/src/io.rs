@@ -106,7 +106,7 @@ fn plan_leaf_weight<'a>(
 }
 
 /// v1's 10 to 1000 as v2's 1 to 10000, linear; runc does the same.
-fn io_weight(weight: u16) -> u64 {
+pub(crate) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990
 }
 

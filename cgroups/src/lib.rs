@@ -3,8 +3,7 @@
 //! Owns where a container's cgroups are ([`Paths`]), making and removing them
 //! ([`Cgroup`]), the limits of `linux.resources`, and finding, freezing and
 //! killing the processes inside. Leaves out the cgroup mount in the container
-//! and the cgroup namespace, which belong to `runtime`; and the systemd driver,
-//! which gets files of its own beside these.
+//! and the cgroup namespace, which belong to `runtime`.
 //!
 //! It is on the path of every container, so it works on directory descriptors
 //! (no path is resolved twice), writes only what the configuration names, and
@@ -21,6 +20,7 @@
 //! | `stats` | what was used: one file per controller |
 //! | `oom` | tells of processes killed for want of memory |
 //! | `devices`, `device_rules`, `device_bpf` | device access: v1 files, v2 eBPF |
+//! | `systemd` | the systemd driver: units in place of directories |
 //! | `sys` | system calls that rustix has no safe wrapper for |
 
 mod cgroup;
@@ -50,6 +50,7 @@ mod resources;
 pub mod stats;
 mod subtree;
 mod sys;
+pub mod systemd;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -182,7 +182,7 @@ impl Memory {
 }
 
 /// v2's limit on swap alone, from the limits on memory and on both together.
-fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>, Error> {
+pub(crate) fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<String>, Error> {
     let invalid = |reason: &'static str| Error::invalid(SWAP, swap.unwrap_or_default(), reason);
     Ok(match (limit, swap) {
         // As on v1: no limit on memory alone lifts that on swap.

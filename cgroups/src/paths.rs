@@ -145,19 +145,35 @@ impl Hierarchy {
 /// names no cgroup below a hierarchy's root; [`Error::NotMounted`];
 /// [`Error::Read`].
 pub fn resolve(cgroups_path: Option<&Path>, id: &str) -> Result<Paths, Error> {
-    let wanted = Wanted::parse(cgroups_path, id)?;
+    find(&Wanted::parse(cgroups_path, id)?)
+}
+
+fn find(wanted: &Wanted) -> Result<Paths, Error> {
     let mounts = mountinfo::cgroup_mounts(&read("/proc/self/mountinfo")?);
     let memberships = mountinfo::memberships(&read("/proc/self/cgroup")?);
-    place(&wanted, &mounts, &memberships, |mount| {
+    place(wanted, &mounts, &memberships, |mount| {
         let path = mount.join("cgroup.controllers");
         dir::read_file(CWD, &path).map_err(|errno| Error::Read { path, errno })
     })
+}
+
+/// The cgroups of a unit of systemd's: below the root of each hierarchy, also of a unified one
+/// without controllers, in which systemd tracks its units.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub(crate) fn of_unit(path: &Path) -> Result<Paths, Error> {
+    let wanted = Wanted { unit: true, ..Wanted::parse(Some(path), "")? };
+    find(&wanted)
 }
 
 /// The cgroup that the configuration asks for, checked.
 #[derive(Debug)]
 struct Wanted {
     absolute: bool,
+    /// Of systemd's unit.
+    unit: bool,
     /// Normal components only, at least one.
     path: PathBuf,
 }
@@ -184,7 +200,7 @@ impl Wanted {
         if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(error("must not have a NUL byte"));
         }
-        Ok(Self { absolute: given.is_absolute(), path })
+        Ok(Self { absolute: given.is_absolute(), unit: false, path })
     }
 }
 
@@ -219,7 +235,7 @@ fn place(
     if let Some(mut unified) = unified {
         let controllers = unified_controllers(&unified.mount_point)?;
         unified.controllers = controllers.split_whitespace().map(str::to_owned).collect();
-        if hierarchies.is_empty() || !unified.controllers.is_empty() {
+        if wanted.unit || hierarchies.is_empty() || !unified.controllers.is_empty() {
             hierarchies.push(unified);
         }
     }
@@ -421,6 +437,16 @@ mod tests {
         }
         assert!(place_text(Some("a\0b"), V1, V1_SELF, "").is_err());
         assert!(matches!(place_text(None, "", V1_SELF, ""), Err(Error::NotMounted)));
+    }
+
+    #[test]
+    fn a_unit_is_in_a_unified_hierarchy_without_controllers_too() {
+        let mounts = mountinfo::cgroup_mounts(format!("{V1}{UNIFIED}").as_bytes());
+        let own = mountinfo::memberships(format!("{V1_SELF}0::/init.scope\n").as_bytes());
+        let path = Path::new("/a.slice/b.scope");
+        let wanted = Wanted { unit: true, ..Wanted::parse(Some(path), "").unwrap() };
+        let paths = place(&wanted, &mounts, &own, |_| Ok(String::new())).unwrap();
+        assert_eq!(full(&paths).last().unwrap(), "/sys/fs/cgroup/unified/a.slice/b.scope");
     }
 
     #[test]
