@@ -62,6 +62,7 @@ pub fn options<'a>(
         pivot: !new.no_pivot,
         keyring: !new.no_new_keyring,
         rootless: global.rootless(),
+        driver: global.driver()?,
         engine,
     })
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use kiln_runtime::placement::PROPERTY_PREFIX;
 use kiln_wasm::annotations::{HANDLER, TRUSTED_AOT, VARIANT};
 
 /// Print what this runtime supports, as the runtime-spec's features document
@@ -19,7 +20,7 @@ impl Features {
 
 fn features() -> kiln_runtime::features::Features {
     let options = kiln_runtime::mounts::option_names();
-    let mut annotations = vec![HANDLER, TRUSTED_AOT, VARIANT];
+    let mut annotations = vec![PROPERTY_PREFIX, HANDLER, TRUSTED_AOT, VARIANT];
     annotations.extend(kiln_runtime::annotations::UNSAFE);
     kiln_runtime::features::features(&options, &annotations)
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use kiln_runtime::Error;
 use kiln_runtime::id::ContainerId;
+use kiln_runtime::placement::Driver;
 use kiln_runtime::privilege::Privilege;
 use kiln_runtime::state::{ContainerDir, StateRoot};
 
@@ -29,6 +30,17 @@ pub enum Rootless {
     False,
 }
 
+/// Who manages the cgroups, as crun has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CgroupManager {
+    /// This runtime
+    Cgroupfs,
+    /// systemd, as with --systemd-cgroup
+    Systemd,
+    /// Nobody: the container stays in the caller's cgroups, without limits
+    Disabled,
+}
+
 #[derive(Args, Debug)]
 pub struct Global {
     /// Directory for the containers' state [default: /run/kiln, or $XDG_RUNTIME_DIR/kiln]
@@ -43,9 +55,12 @@ pub struct Global {
     /// Log every step
     #[arg(long)]
     pub debug: bool,
-    /// Let systemd manage the cgroups
+    /// Let systemd manage the cgroups: cgroupsPath is slice:prefix:name
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Who manages the cgroups [default: cgroupfs]
+    #[arg(long, value_name = "MANAGER")]
+    cgroup_manager: Option<CgroupManager>,
     /// Run without root's privileges
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     rootless: Rootless,
@@ -57,10 +72,17 @@ pub struct Global {
 impl Global {
     /// Refuses what is not there yet rather than doing something else.
     pub fn check(&self) -> Result<()> {
-        if self.systemd_cgroup {
-            bail!("--systemd-cgroup: the systemd driver is not supported yet, cgroupfs is");
+        self.driver().map(drop)
+    }
+
+    /// Who makes a new container's cgroups; those that there are remember theirs.
+    pub fn driver(&self) -> Result<Driver> {
+        match (self.systemd_cgroup, self.cgroup_manager) {
+            (false, None | Some(CgroupManager::Cgroupfs)) => Ok(Driver::Cgroupfs),
+            (true, None) | (_, Some(CgroupManager::Systemd)) => Ok(Driver::Systemd),
+            (false, Some(CgroupManager::Disabled)) => Ok(Driver::Disabled),
+            (true, Some(_)) => bail!("--systemd-cgroup contradicts --cgroup-manager"),
         }
-        Ok(())
     }
 
     /// The state root's path.

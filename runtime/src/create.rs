@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use kiln_cgroups::Cgroup;
 use kiln_hooks::Stage;
-use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
@@ -26,11 +25,12 @@ use crate::init::{self, Init};
 use crate::listener::{Agent, Listener};
 use crate::mounts;
 use crate::net_devices::{self, Moved};
+use crate::placement::{Driver, Later, Made, Placement};
 use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::privilege::Privilege;
 use crate::process::Process;
 use crate::rdt;
-use crate::rootless::{Cgroups, Rootless};
+use crate::rootless::Rootless;
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
 use crate::update;
@@ -58,6 +58,8 @@ pub struct Options<'a> {
     pub keyring: bool,
     /// Whether missing permission for cgroups is forgiven.
     pub rootless: Rootless,
+    /// Who makes its cgroups.
+    pub driver: Driver,
     /// What runs the entrypoint, if execve(2) does not.
     pub engine: Option<Box<dyn Engine>>,
 }
@@ -134,30 +136,30 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
             .prepare(&options.bundle.spec, plan.rootfs.as_fd())
             .map_err(|source| Error::Engine { engine: name, source })?;
     }
-    let linux = options.bundle.spec.linux().as_ref();
-    let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroups_path = cgroups_path.filter(|path| !path.as_os_str().is_empty());
-    let paths = kiln_cgroups::resolve(cgroups_path, options.id.as_str());
-    let cgroups = match options.rootless.forgives(plan.privilege) {
-        true => Cgroups::Permitted { paths, asked: cgroups_path.is_some() },
-        false => Cgroups::All(paths?),
-    };
+    let forgiven = options.rootless.forgives(plan.privilege);
+    let placement = Placement::new(
+        options.driver,
+        &options.bundle.spec,
+        &options.id,
+        plan.privilege,
+        forgiven,
+    )?;
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
     let mut undo = Undo {
         root: &root,
         dir: &dir,
-        cgroup: None,
+        made: Made::default(),
         init: None,
         state: None,
         devices: None,
         rdt: Vec::new(),
     };
     let engine = options.engine.is_some();
-    match build(options, plan, cgroups, &mut undo, listen) {
+    match build(options, plan, placement, &mut undo, listen) {
         Ok(Built { state, channel, pidfd }) => {
-            let (cgroup, devices) = (undo.cgroup.take(), undo.devices.take());
+            let (cgroup, devices) = (undo.made.cgroup.take(), undo.devices.take());
             let confirm_at_end = false;
             Ok(Container {
                 root,
@@ -188,12 +190,12 @@ struct Built {
 fn build(
     mut options: Options<'_>,
     plan: Plan,
-    cgroups: Cgroups,
+    placement: Placement,
     undo: &mut Undo<'_>,
     listen: bool,
 ) -> Result<Built, Error> {
     let dir = undo.dir;
-    let mut state = describe(&options, &plan, cgroups.paths());
+    let mut state = describe(&options, &plan, &placement);
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state, &options.bundle.json)?;
     undo.state = Some(state.clone());
@@ -204,13 +206,15 @@ fn build(
     }
     let (channel, init_channel) = Channel::pair()?;
     // On v2 init is born in its cgroup, limits and all; on v1 the cgroups are made while it works.
-    let later = cgroups.make(plan.resources.as_ref(), &mut undo.cgroup)?;
-    let made = undo.cgroup.as_ref().filter(|_| later.is_none()).map(Cgroup::paths);
-    if later.is_none() && state.cgroup != made {
-        // Less than was hoped for: what is not ours may become somebody else's.
-        state.cgroup = made;
-        dir.rewrite(&state)?;
-        undo.state = Some(state.clone());
+    let later = placement.make(plan.resources.as_ref(), &mut undo.made)?;
+    if let Later::Nothing = later {
+        let made = undo.made.cgroup.as_ref().map(Cgroup::paths);
+        if state.cgroup != made {
+            // Less than was hoped for: what is not ours may become somebody else's.
+            state.cgroup = made;
+            dir.rewrite(&state)?;
+            undo.state = Some(state.clone());
+        }
     }
     let init = Init {
         tree: if plan.late { None } else { Some(mounts::clone_rootfs(&plan)?) },
@@ -226,8 +230,7 @@ fn build(
         preserve_fds: options.preserve_fds,
         proc: None,
     };
-    let v2_dir = undo.cgroup.as_ref().and_then(Cgroup::v2_dir);
-    let (pid, pidfd) = match init.plan.namespaces.clone(v2_dir)? {
+    let (pid, pidfd) = match init.plan.namespaces.clone(undo.made.v2_dir())? {
         Cloned::Child => {
             // The other end must not stay open here: its end is how init sees the runtime's.
             drop(channel);
@@ -245,14 +248,7 @@ fn build(
     if let Some(network) = plan.namespaces.make_network()? {
         still_there(channel.send_with(&ToInit::Network, &[network]))?;
     }
-    let mut entrances = Vec::new();
-    if let Some(cgroup) = &mut undo.cgroup {
-        if let Some(paths) = later {
-            cgroup.create_v1(&paths)?;
-            apply(cgroup, &plan)?;
-        }
-        entrances = cgroup.entrances()?;
-    }
+    let entrances = later.make(plan.resources.as_ref(), &mut undo.made, &state.id, pid)?;
     still_there(channel.send_with(&ToInit::CgroupReady, &entrances))?;
     log::debug!("container {}: cgroups made", state.id);
     let process = Process::of(pid)?;
@@ -306,7 +302,7 @@ pub fn check_terminal(terminal: bool, console: bool) -> Result<(), Error> {
     Err(Error::config("process.terminal", problem))
 }
 
-fn describe(options: &Options<'_>, plan: &Plan, paths: Option<&kiln_cgroups::Paths>) -> State {
+fn describe(options: &Options<'_>, plan: &Plan, placement: &Placement) -> State {
     let spec = &options.bundle.spec;
     State {
         oci_version: spec.version().clone(),
@@ -317,7 +313,8 @@ fn describe(options: &Options<'_>, plan: &Plan, paths: Option<&kiln_cgroups::Pat
         created: timestamp(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         owner: rustix::process::geteuid().as_raw(),
-        cgroup: paths.cloned(),
+        cgroup: placement.paths().cloned(),
+        unit: placement.unit().cloned(),
         check_memory: update::checks_memory(spec),
         poststart: plan.hooks.poststart().clone(),
         poststop: plan.hooks.poststop().clone(),
@@ -335,12 +332,6 @@ fn listen(dir: &ContainerDir) -> Result<OwnedFd, Error> {
     rustix::net::bind(&socket, &address).step(step)?;
     rustix::net::listen(&socket, 1).step(step)?;
     Ok(socket)
-}
-
-fn apply(cgroup: &Cgroup, plan: &Plan) -> Result<(), Error> {
-    // Also without any: the default is that only the default devices may be used.
-    let default = LinuxResources::default();
-    Ok(cgroup.apply(plan.resources.as_ref().unwrap_or(&default))?)
 }
 
 /// Set from outside, because init may lack the privilege in its user namespace.
@@ -447,7 +438,7 @@ struct Undo<'a> {
     root: &'a StateRoot,
     dir: &'a ContainerDir,
     /// What of it has been made: never what somebody else has there.
-    cgroup: Option<Cgroup>,
+    made: Made,
     init: Option<OwnedFd>,
     state: Option<State>,
     devices: Option<Moved>,
@@ -463,14 +454,8 @@ impl Undo<'_> {
         if let Some(pidfd) = &self.init {
             end(pidfd);
         }
-        if let Some(cgroup) = &self.cgroup {
-            let removed = match self.init {
-                // Without a pid namespace a hook that init has started is still there.
-                Some(_) => delete::remove_cgroup(cgroup),
-                None => cgroup.remove().map_err(Error::from),
-            };
-            tidy("remove the cgroup", removed);
-        }
+        // Without a pid namespace a hook that init has started is still there.
+        tidy("remove the cgroup", self.made.undo(self.init.is_some()));
         for group in self.rdt.iter().rev() {
             tidy("remove the resctrl group", rdt::remove_group(group));
         }

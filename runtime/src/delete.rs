@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kiln_cgroups::Cgroup;
+use kiln_cgroups::systemd::Unit;
 use kiln_hooks::Stage;
 
 use crate::annotations::HookOutput;
@@ -50,6 +51,11 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         if let Some(Err(error)) = cgroup.as_ref().map(Cgroup::remove) {
             log::warn!("{error}");
         }
+        // Nor is a unit, unless nobody is in it.
+        let nobody = |cgroup: &Cgroup| cgroup.pids().is_ok_and(|pids| pids.is_empty());
+        if let Some(unit) = state.unit.as_ref().filter(|_| cgroup.as_ref().is_some_and(nobody)) {
+            stop(unit);
+        }
         return remove(root, dir, &state, None);
     }
     if let Some(init) = &state.init {
@@ -93,7 +99,7 @@ pub(crate) fn remove(
     cgroup: Option<&Cgroup>,
 ) -> Result<(), Error> {
     if let Some(cgroup) = cgroup {
-        remove_cgroup(cgroup)?;
+        remove_cgroup(cgroup, state.unit.as_ref())?;
     }
     if let Some(groups) = &state.rdt {
         groups.remove()?;
@@ -104,13 +110,25 @@ pub(crate) fn remove(
 }
 
 /// Removes the cgroup of a container whose init has ended, with whoever is still in it.
-pub(crate) fn remove_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
+pub(crate) fn remove_cgroup(cgroup: &Cgroup, unit: Option<&Unit>) -> Result<(), Error> {
+    if let Some(unit) = unit {
+        // systemd would let them take their time.
+        cgroup.kill()?;
+        stop(unit);
+    }
     // Mostly nobody is left: with init its pid namespace has ended.
     if !cgroup.remove_now() {
         cgroup.kill()?;
         cgroup.remove()?;
     }
     Ok(())
+}
+
+/// systemd may be gone, or away for a moment; it finds out by itself that the cgroup has gone.
+fn stop(unit: &Unit) {
+    if let Err(error) = unit.stop() {
+        log::warn!("{error}");
+    }
 }
 
 /// All of them, whatever becomes of one: runtime.md#lifecycle asks for a warning only.

@@ -187,7 +187,7 @@ fn linux() -> Linux {
     Linux {
         namespaces: ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
         capabilities: CAPABILITIES.to_vec(),
-        cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
+        cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
         seccomp: Seccomp {
             enabled: true,
             actions: [
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(read.oci_version_min(), "1.0.0");
         assert_eq!(read.mount_options().as_deref().unwrap(), ["bind", "ro"]);
         let linux = read.linux().as_ref().unwrap();
-        assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(false));
+        assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(true));
         assert_eq!(linux.intel_rdt().as_ref().unwrap().enabled(), &Some(true));
         let idmap = linux.mount_extensions().as_ref().unwrap().idmap().as_ref();
         assert_eq!(idmap.unwrap().enabled(), &Some(true));

@@ -34,6 +34,7 @@ pub mod netlink;
 pub mod network_stats;
 pub mod passwd;
 pub mod pause;
+pub mod placement;
 pub mod plan;
 pub mod privilege;
 pub mod process;

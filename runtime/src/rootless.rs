@@ -180,7 +180,7 @@ fn permitted(
 
 /// Applies limits; that device rules may not be set is forgiven: nobody opens a device that the
 /// user could not open outside.
-fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+pub(crate) fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
     match cgroup.apply(resources) {
         Err(error) if error.is_about_devices() => {
             log::debug!("device access is left as it is: {error}");
@@ -191,7 +191,7 @@ fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
 }
 
 /// The first field of linux.resources that sets a limit; device rules are not meant.
-fn first_limit(resources: &LinuxResources) -> Option<&'static str> {
+pub(crate) fn first_limit(resources: &LinuxResources) -> Option<&'static str> {
     fn set<T: Default + PartialEq>(value: &Option<T>) -> bool {
         value.as_ref().is_some_and(|value| *value != T::default())
     }

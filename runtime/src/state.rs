@@ -90,6 +90,9 @@ pub struct State {
     pub owner: u32,
     /// Where its cgroups are; absent where it has none.
     pub cgroup: Option<kiln_cgroups::Paths>,
+    /// Its unit, if systemd has made its cgroups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<kiln_cgroups::systemd::Unit>,
     /// linux.resources.memory.checkBeforeUpdate, for `update`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub check_memory: bool,
@@ -581,6 +584,7 @@ mod tests {
             annotations: BTreeMap::new(),
             owner: 0,
             cgroup: None,
+            unit: None,
             check_memory: false,
             poststart: None,
             poststop: None,

@@ -27,7 +27,9 @@ pub fn update(dir: &ContainerDir, resources: &LinuxResources) -> Result<(), Erro
     {
         memory.set_check_before_update(Some(state.check_memory));
     }
-    Ok(Cgroup::open_for(paths, &resources)?.update(&resources)?)
+    let cgroup = Cgroup::open_for(paths, &resources)?;
+    cgroup.update(&resources)?;
+    Ok(state.unit.map_or(Ok(()), |unit| unit.update(paths, &cgroup, &resources))?)
 }
 
 /// Sets the limits of the container's Intel RDT group: its l3CacheSchema and memBwSchema.

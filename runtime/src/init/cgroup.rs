@@ -71,7 +71,7 @@ pub fn mount(
     let attr = mount.attr.set | mount.recursive_attr.set;
     let target = root.make_dirs(&mount.destination).step(|| name(mount))?;
     let Some(cgroups) = cgroups else {
-        // Rootless. An empty directory is what there is to see, and hides what a bound /sys shows.
+        // Rootless, or --cgroup-manager disabled. An empty directory is what there is to see, and hides what a bound /sys shows.
         let empty = Filesystem { fstype: "tmpfs", source: "cgroup", data: &[], flags: &[] };
         let empty = empty.make(attr | libc::MOUNT_ATTR_RDONLY)?;
         return attach(&empty, &target).step(|| name(mount));
