@@ -33,6 +33,7 @@ pub mod pidfd;
 pub mod proc;
 pub mod reaper;
 pub mod skip;
+pub mod systemd;
 pub mod user;
 
 pub use binary::Runtime;
