@@ -35,6 +35,8 @@ enum Effect {
     Bind(bool),
     /// A flag of the filesystem itself, fsconfig(2).
     Filesystem(&'static str),
+    /// Takes such a flag, set by a word before, back.
+    NoFilesystem(&'static str),
     CopyUp,
     Remount,
     /// An idmapped mount, and whether with all mounts below it.
@@ -48,7 +50,7 @@ const OPTIONS: &[(&str, Effect)] = {
     use libc::*;
     const SYMLINKS: u64 = MOUNT_ATTR_NOSYMFOLLOW;
     &[
-        ("async", Nothing),
+        ("async", NoFilesystem("sync")),
         ("atime", Atime(MOUNT_ATTR_RELATIME)),
         ("bind", Bind(false)),
         ("defaults", Nothing),
@@ -57,7 +59,9 @@ const OPTIONS: &[(&str, Effect)] = {
         ("dirsync", Filesystem("dirsync")),
         ("exec", Attr(MOUNT_ATTR_NOEXEC, false)),
         ("idmap", IdMap(false)),
-        ("iversion", Filesystem("iversion")),
+        // A flag of mount(2) alone. What could keep a version does so by itself (btrfs, xfs, ext4
+        // since Linux 6.1), or has an option of its own.
+        ("iversion", Nothing),
         ("lazytime", Filesystem("lazytime")),
         ("loud", Nothing),
         ("mand", Filesystem("mand")),
@@ -66,8 +70,8 @@ const OPTIONS: &[(&str, Effect)] = {
         ("nodiratime", Attr(MOUNT_ATTR_NODIRATIME, true)),
         ("noexec", Attr(MOUNT_ATTR_NOEXEC, true)),
         ("noiversion", Nothing),
-        ("nolazytime", Nothing),
-        ("nomand", Nothing),
+        ("nolazytime", NoFilesystem("lazytime")),
+        ("nomand", NoFilesystem("mand")),
         ("norelatime", Nothing),
         ("nostrictatime", Atime(MOUNT_ATTR_RELATIME)),
         ("nosuid", Attr(MOUNT_ATTR_NOSUID, true)),
@@ -467,6 +471,7 @@ impl Options {
             Effect::Propagation(kind, recursive) => self.propagation.push((kind, recursive)),
             Effect::Bind(recursive) => self.bind = Some(recursive),
             Effect::Filesystem(flag) => self.filesystem.push(flag),
+            Effect::NoFilesystem(flag) => self.filesystem.retain(|set| *set != flag),
             Effect::CopyUp => self.copy_up = true,
             Effect::Remount => self.remount = true,
             Effect::IdMap(recursive) => self.id_map = Some(recursive),
