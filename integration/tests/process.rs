@@ -297,21 +297,6 @@ fn no_signal_is_blocked_or_ignored() {
     }
 }
 
-/// Never silently without it.
-#[test]
-fn a_scheduler_is_set_or_refused() {
-    kiln_only!("not in spec 1.0.2");
-    let c = Bundle::sh("awk '{print $19, $41}' /proc/self/stat");
-    let scheduler = json!({ "policy": "SCHED_BATCH", "nice": 5 });
-    let c = c.set("/process/scheduler", scheduler).container();
-    let outcome = c.run();
-    match outcome.status.success() {
-        // Nice value 5; SCHED_BATCH is 3.
-        true => assert_eq!(outcome.stdout, "5 3\n"),
-        false => drop(outcome.fails(&["process.scheduler"])),
-    }
-}
-
 #[test]
 fn arguments_arrive_as_they_are() {
     let arguments = ["sh", "-c", "for a; do echo \"<$a>\"; done", "x", "", " ", "a b", "ü\\n", "*"];

@@ -1,4 +1,6 @@
-//! Configs with capabilities that are not known here.
+//! Configs that oci-spec's types refuse and the spec does not.
+//!
+//! Two scheduler flags have other names there than in the spec. And capabilities may be unknown:
 //!
 //! A config may have been written for a newer kernel. The spec lets a runtime go without with a
 //! warning (config.md#process: "any value which cannot be mapped to a relevant kernel interface,
@@ -27,14 +29,36 @@ pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
             set.retain(|name| is_known(name) || !name.is_string() || note(&mut unknown, name));
         }
     }
-    if unknown.is_empty() {
+    if !respell_flags(&mut value) && unknown.is_empty() {
         return Err(error);
     }
     let read = serde_json::from_value(value)?;
+    if unknown.is_empty() {
+        return Ok(read);
+    }
     unknown.sort_unstable();
     unknown.dedup();
     log::warn!("ignoring unknown or unavailable capabilities: {}", unknown.join(" "));
     Ok(read)
+}
+
+/// Gives the flags of process.scheduler the names that oci-spec 0.10 has for them; whether there
+/// are any.
+fn respell_flags(value: &mut Value) -> bool {
+    const NAMES: [(&str, &str); 2] = [
+        ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+        ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+    ];
+    let mut any = false;
+    for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
+        for flag in value.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some((_, theirs)) = NAMES.iter().find(|(name, _)| flag == name) {
+                *flag = Value::from(*theirs);
+                any = true;
+            }
+        }
+    }
+    any
 }
 
 fn is_known(name: &Value) -> bool {
@@ -63,6 +87,14 @@ mod tests {
         assert!(sets.ambient().as_ref().unwrap().is_empty());
         let spec = format!(r#"{{"ociVersion":"1.0.0","process":{process}}}"#);
         assert!(from_slice::<Spec>(spec.as_bytes()).unwrap().process().is_some());
+    }
+
+    #[test]
+    fn flags_have_the_specs_names() {
+        let process = r#"{"cwd":"/","user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_OTHER",
+            "flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_RECLAIM"]}}"#;
+        let read: Process = from_slice(process.as_bytes()).unwrap();
+        assert_eq!(read.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 3);
     }
 
     #[test]

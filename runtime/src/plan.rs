@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_hooks::Stage;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxPersonalityDomain, LinuxResources, LinuxSeccomp, PosixRlimitType, Process,
-    Spec,
+    Hooks, Linux, LinuxPersonality, LinuxPersonalityDomain, LinuxResources, LinuxSeccomp,
+    PosixRlimitType, Process, Spec,
 };
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
@@ -334,10 +334,7 @@ impl ProcessPlan {
             rlimits: rlimits(process)?,
             oom_score_adj: process.oom_score_adj(),
             scheduling: Scheduling::new(process)?,
-            personality: linux.personality().as_ref().map(|p| match p.domain() {
-                LinuxPersonalityDomain::PerLinux => PER_LINUX,
-                LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-            }),
+            personality: linux.personality().as_ref().map(personality),
             labels: Labels::new(process)?,
             memory_policy: MemoryPolicy::new(linux)?,
         };
@@ -367,6 +364,17 @@ impl ProcessPlan {
     /// The value of a variable in `env`.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+fn personality(personality: &LinuxPersonality) -> u32 {
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        // "Currently no flag values are supported" (config-linux.md#personality).
+        log::warn!("ignoring linux.personality.flags: the spec has none");
+    }
+    match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => PER_LINUX,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
     }
 }
 

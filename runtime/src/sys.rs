@@ -309,20 +309,31 @@ pub struct SchedAttr {
     pub period: u64,
 }
 
+/// SCHED_ATTR_SIZE_VER1 (Linux 5.3), without which the kernel refuses the flags for clamping.
+#[repr(C)]
+struct SchedAttrV1 {
+    v0: libc::sched_attr,
+    /// Minimum and maximum: the spec has no fields for them, runc leaves them 0 as well.
+    _util: [u32; 2],
+}
+
 /// Sets policy and attributes of the calling thread: sched_setattr(2).
 ///
 /// # Errors
 /// Those of sched_setattr(2).
 pub fn sched_setattr(attr: SchedAttr) -> Result<(), Errno> {
-    let attr = libc::sched_attr {
-        size: size_of::<libc::sched_attr>() as u32,
-        sched_policy: attr.policy,
-        sched_flags: attr.flags,
-        sched_nice: attr.nice,
-        sched_priority: attr.priority,
-        sched_runtime: attr.runtime,
-        sched_deadline: attr.deadline,
-        sched_period: attr.period,
+    let attr = SchedAttrV1 {
+        v0: libc::sched_attr {
+            size: size_of::<SchedAttrV1>() as u32,
+            sched_policy: attr.policy,
+            sched_flags: attr.flags,
+            sched_nice: attr.nice,
+            sched_priority: attr.priority,
+            sched_runtime: attr.runtime,
+            sched_deadline: attr.deadline,
+            sched_period: attr.period,
+        },
+        _util: [0; 2],
     };
     // SAFETY: `attr` holds its own size and outlives the call, which only reads it.
     result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, ptr::from_ref(&attr), 0) }).map(drop)
