@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use kiln_runtime::error::errno_text;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
@@ -48,11 +49,20 @@ fn file(log: &Path) -> Result<&Path> {
 
 /// The one place where an error is printed: to the log, and to stderr for whoever looks there.
 pub fn report(error: &anyhow::Error) {
-    let message = message(error);
+    let message = with_hint(message(error));
     if let Some(logger) = LOGGER.get().filter(|logger| logger.file.is_some()) {
         logger.write(Level::Error, &message);
     }
     eprintln!("kiln: {message}");
+}
+
+/// Not every error knows that a kernel is too old, or why; here it can be asked.
+fn with_hint(message: String) -> String {
+    let old = message.contains(&errno_text(libc::ENOSYS)) && !message.contains("(hint:");
+    match old.then(kiln_runtime::missing::hint).flatten() {
+        Some(hint) => format!("{message} (hint: {hint})"),
+        None => message,
+    }
 }
 
 /// The chain of causes, outermost first. Some errors say their cause themselves: not twice.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::missing;
 use crate::state::Status;
 
 /// A step that the kernel refused, whole: it crosses from init to the runtime as it is.
@@ -24,7 +25,7 @@ pub struct Failure {
 impl Failure {
     /// A step that failed with an errno.
     pub fn new(step: impl Into<String>, errno: Errno) -> Self {
-        let hint = (errno == Errno::NOSYS).then(|| "the kernel is older than 5.12".to_owned());
+        let hint = (errno == Errno::NOSYS).then(missing::hint).flatten();
         Self { step: step.into(), errno: Some(errno.raw_os_error()), reason: None, hint }
     }
 

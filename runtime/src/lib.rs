@@ -27,6 +27,7 @@ pub mod labels;
 pub mod lenient;
 pub mod listener;
 pub mod memory_policy;
+pub mod missing;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;

@@ -236,6 +236,34 @@ pub fn close_between(first: u32, last: u32) -> Result<(), Errno> {
     result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
+/// Arguments that a system call refuses before it does anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// No descriptor, no address, and flags that do not exist.
+    Invalid,
+    /// A structure of no size, a range that ends before it begins.
+    Empty,
+}
+
+/// Calls system call `number` so that it fails, and returns how: ENOSYS if the kernel lacks it.
+///
+/// Only for calls that are known to refuse the arguments.
+pub fn probe(number: c_long, probe: Probe) -> Errno {
+    let none: c_long = -1;
+    let value = match probe {
+        // SAFETY: every pointer argument is null or not mapped, which the kernel answers with an
+        // error; no descriptor is -1, and no call knows these flags.
+        Probe::Invalid => unsafe { libc::syscall(number, none, 0_usize, none, none, none, none) },
+        // SAFETY: (NULL, 0) is no clone_args; from 1 to 0 is no range of descriptors.
+        Probe::Empty if number == libc::SYS_close_range => unsafe {
+            libc::syscall(number, 1_usize, 0_usize, 0_usize)
+        },
+        // SAFETY: as above.
+        Probe::Empty => unsafe { libc::syscall(number, 0_usize, 0_usize) },
+    };
+    result(value).err().unwrap_or(Errno::INVAL)
+}
+
 /// Joins a new session keyring of this name, so that the container does not see the caller's:
 /// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
 ///

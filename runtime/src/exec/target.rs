@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{Linux, Process as SpecProcess, Spec};
+use rustix::io::Errno;
 
 use crate::error::{Error, Failure, Step};
 use crate::mounts::open_dir;
@@ -82,7 +83,10 @@ impl Target {
 
     /// Whether what was just found by init's pid was init's: it is, if init still lives.
     pub(super) fn check(&self) -> Result<(), Error> {
-        sys::pidfd_send_signal(self.pidfd.as_fd(), 0).map_err(|_| stopped())
+        match sys::pidfd_send_signal(self.pidfd.as_fd(), 0) {
+            Err(Errno::SRCH) => Err(stopped()),
+            sent => sent.step(|| "look at the container's init".to_owned()),
+        }
     }
 
     /// The namespaces that init is in and this process is not.
