@@ -133,6 +133,11 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
     }
 }
 
+/// The command line as clap knows it, for what is written about it (examples/share.rs).
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
     let global = &cli.global;
     global.check()?;
