@@ -64,6 +64,20 @@ fn a_running_container_is_deleted_by_force() {
 }
 
 #[test]
+fn another_process_is_executed() {
+    let user = needs_user!();
+    let c = sh(&user, "sleep 100");
+    c.detach().ok();
+    c.cli(&["exec", &c.id, "sh", "-c", "id -u; test -e /proc/1 && exit 5"])
+        .output()
+        .exits(5)
+        .prints("0\n");
+    let outcome = c.cli(&["exec", "--additional-gids", "0", &c.id, "id"]).output();
+    assert!(!outcome.status.success(), "{outcome}");
+    assert!(outcome.stderr.contains("additional groups in a rootless container"), "{outcome}");
+}
+
+#[test]
 fn the_terminal_is_the_users() {
     let user = needs_user!();
     let bundle = Bundle::rootless(&user, "tty; stat -c %u /dev/console; read line; echo got $line");
@@ -161,6 +175,7 @@ fn a_private_bundle_is_found_whoever_is_root_inside() {
     let bundle = Bundle::rootless(&user, "id -u; cat /mnt/file");
     let source = bundle.scratch();
     fs::write(source.join("file"), "read\n").unwrap();
+    fs::create_dir(bundle.rootfs().join("mnt")).unwrap();
     fs::set_permissions(bundle.home(), fs::Permissions::from_mode(0o700)).unwrap();
     let map = json!([{ "containerID": 0, "hostID": user.subordinate.unwrap(), "size": 1000 }]);
     let bundle = bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
@@ -224,6 +239,7 @@ fn all_ids_of_the_user_are_mapped() {
     let script = "tr -s ' ' < /proc/self/uid_map; tr -s ' ' < /proc/self/gid_map; \
         cat /proc/self/setgroups; touch /made; chown 1000:1001 /made; id -G";
     let bundle = Bundle::rootless(&user, script).subordinate_ids(&user).writable();
+    let bundle = bundle.capabilities(&["CAP_CHOWN"]);
     let c = of(&user, bundle.set("/process/user/additionalGids", json!([5, 7])));
     let map = format!(" 0 {} 1\n 1 {first} 65536\n", user.id);
     c.run().ok().prints(&format!("{map}{map}allow\n0 5 7\n"));

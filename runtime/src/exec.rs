@@ -29,6 +29,7 @@ use crate::error::{Error, Failure, Step};
 use crate::listener::{Agent, Listener};
 use crate::plan::ProcessPlan;
 use crate::process::Process;
+use crate::rootless;
 use crate::state::{State, Status};
 use crate::sys::{self, Cloned};
 use crate::wait::Child;
@@ -77,6 +78,7 @@ pub fn exec(target: Target, mut options: Options<'_>) -> Result<Executed, Error>
     let mut process = ProcessPlan::new(options.process, &linux)?;
     process.keep_groups = extensions.keep_groups;
     check_terminal(&process, options.console.is_some())?;
+    rootless::check_groups(&process, target.init.pid)?;
     let affinity = Affinity::new(options.process)?;
     let (seccomp, _) = extensions.seccomp(linux.seccomp().as_ref())?;
     // Before there is a process that would wait for it.

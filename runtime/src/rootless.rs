@@ -85,13 +85,34 @@ pub(crate) fn check(
         let field = if gid == process.gid { "gid" } else { "additionalGids" };
         return user(field, format!("cannot set gid to unmapped user in user namespace: {gid}"));
     }
-    let denied = late && maps.denies_groups();
-    if denied && !process.keep_groups && !process.additional_gids.is_empty() {
-        let hint = "map more groups than the own one, by newgidmap";
-        let problem = "cannot set any additional groups in a rootless container";
-        return user("additionalGids", format!("{problem} (hint: {hint})"));
+    let groups = !process.keep_groups && !process.additional_gids.is_empty();
+    match late && maps.denies_groups() && groups {
+        true => Err(no_groups()),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// The same of a user's process in a container that is there, whose init is process `pid`.
+///
+/// # Errors
+/// It has groups, which cannot be set.
+pub(crate) fn check_groups(process: &ProcessPlan, pid: i32) -> Result<(), Error> {
+    let denied = || {
+        let setgroups = std::fs::read_to_string(format!("/proc/{pid}/setgroups"));
+        setgroups.is_ok_and(|word| word.trim_end() == "deny")
+    };
+    let groups = !process.keep_groups && !process.additional_gids.is_empty();
+    match groups && Privilege::of_caller() == Privilege::User && denied() {
+        true => Err(no_groups()),
+        false => Ok(()),
+    }
+}
+
+/// runc's words.
+fn no_groups() -> Error {
+    let problem = "cannot set any additional groups in a rootless container (hint: map more groups \
+        than the own one, by newgidmap)";
+    Error::config("process.user.additionalGids", problem)
 }
 
 /// The cgroups that a container is to have.
