@@ -312,7 +312,7 @@ fn describe(options: &Options<'_>, plan: &Plan, placement: &Placement) -> State 
         rootfs: plan.rootfs_path.clone(),
         created: timestamp(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
-        owner: rustix::process::geteuid().as_raw(),
+        owner: plan.privilege.uid(),
         cgroup: placement.paths().cloned(),
         unit: placement.unit().cloned(),
         check_memory: update::checks_memory(spec),

@@ -35,6 +35,14 @@ impl Privilege {
         }
     }
 
+    /// The effective user id, by which this was found out.
+    pub fn uid(self) -> u32 {
+        match self {
+            Self::Root | Self::NestedRoot => 0,
+            Self::User => rustix::process::geteuid().as_raw(),
+        }
+    }
+
     /// Whether it is root of the machine.
     pub fn is_root(self) -> bool {
         self == Self::Root
