@@ -163,7 +163,6 @@ fn an_oom_at_run_is_137_and_one_event() {
     c.assert_nothing_left();
 }
 
-/// Those of the container are told, not those of others in an ancestor.
 #[test]
 fn each_of_several_ooms_is_told() {
     needs!("memory");
@@ -183,6 +182,24 @@ fn each_of_several_ooms_is_told() {
     c.kill("KILL").ok();
     let outcome = events.wait().ok();
     assert_eq!(outcome.stdout.matches(r#"{"type":"oom""#).count(), 3, "{outcome}");
+}
+
+/// v1 can stop those who want more memory instead of killing somebody.
+#[test]
+fn an_oom_without_a_kill_is_told() {
+    needs!("memory");
+    if cgroup::is_v2() {
+        skip!("cgroup v2 has no disableOOMKiller");
+    }
+    let c = greedy().set("/linux/resources/memory/disableOOMKiller", json!(true)).container();
+    c.detach().ok();
+    c.await_file("/up");
+    let mut events = watch(&c);
+    c.kill("USR1").ok();
+    eventually("the event", || !printed(&mut events, "oom").is_empty());
+    assert_eq!(c.status(), "running");
+    c.delete_force().ok();
+    events.wait().ok();
 }
 
 #[test]
@@ -256,7 +273,6 @@ fn a_closed_pipe_ends_it() {
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }
 
-/// A cgroup that somebody else removed, or that has children, does not stop the others' numbers.
 #[test]
 fn descendants_count_on_v2() {
     if !cgroup::is_v2() {
