@@ -132,3 +132,42 @@ fn selinux_labels_are_an_error_without_selinux() {
         Bundle::new().set(empty, json!("")).container().run().ok();
     }
 }
+
+#[test]
+fn an_execd_process_is_in_a_profile() {
+    if !apparmor() || !command::exists("apparmor_parser") {
+        skip!("no AppArmor, or no apparmor_parser");
+    }
+    let _own = Profile::load("kiln-test-container", "");
+    let _other = Profile::load("kiln-test-exec", "deny /tmp/** w,");
+    let label = ["cat", "/proc/self/attr/current"];
+    for user in [false, true] {
+        let bundle = confined(Bundle::new().args(&["sleep", "1000"]), "kiln-test-container");
+        let c = if user { bundle.user_namespace(300_000) } else { bundle }.container();
+        c.detach().ok();
+        c.exec(&label).ok().prints("kiln-test-container (enforce)\n");
+        let other = ["--apparmor", "kiln-test-exec"];
+        c.exec_cli(&other, &label).output().ok().prints("kiln-test-exec (enforce)\n");
+        // A process file that leaves it out gets the container's.
+        let file = c.bundle.scratch().join("process.json");
+        let process = json!({ "cwd": "/", "args": label, "user": {}, "env": ["PATH=/bin"] });
+        fs::write(&file, process.to_string()).unwrap();
+        let flags = ["-p", file.to_str().unwrap()];
+        c.exec_cli(&flags, &[]).output().ok().prints("kiln-test-container (enforce)\n");
+        let none = ["--apparmor", "kiln-test-none"];
+        c.exec_cli(&none, &label).output().fails_with(255, &["process.apparmorProfile"]);
+    }
+}
+
+#[test]
+fn an_execd_process_without_the_kernels_help() {
+    if apparmor() {
+        skip!("AppArmor is there");
+    }
+    let c = Bundle::new().args(&["sleep", "1000"]).container();
+    c.detach().ok();
+    let flags = ["--apparmor", "some-profile"];
+    c.exec_cli(&flags, &["true"]).output().fails_with(255, &["process.apparmorProfile"]);
+    let flags = ["--process-label", "system_u:system_r:svirt_t:s0"];
+    c.exec_cli(&flags, &["true"]).output().fails_with(255, &["process.selinuxLabel"]);
+}

@@ -190,3 +190,24 @@ fn flags_reach_the_kernel() {
 fn features() -> Value {
     serde_json::from_str(&kiln_integration::Cli::new(["features"]).output().ok().stdout).unwrap()
 }
+
+/// The filter is the container's, so the agent hears of an exec'd process, too.
+#[test]
+fn an_execd_process() {
+    for no_new_privileges in [true, false] {
+        let bundle = notified(Bundle::new().args(&["sleep", "1000"]), &["mkdir", "mkdirat"]);
+        let agent = Agent::new(&bundle.scratch(), &[("mkdir", ENOSPC), ("mkdirat", ENOSPC)]);
+        let bundle = bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+        let c = bundle.writable().container();
+        c.detach().ok();
+        let (state, _) = agent.next_state();
+        assert_eq!(state["pid"], json!(c.pid()));
+        let outcome = c.exec(&["mkdir", "/tmp/x"]).exits(1);
+        assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
+        let (state, descriptors) = agent.next_state();
+        assert_eq!((descriptors, &state["state"]["status"]), (1, &json!("running")));
+        assert_eq!(state["state"]["pid"], json!(c.pid()));
+        let pid = agent.next_call("mkdir");
+        assert!(state["pid"] == json!(pid) && pid as i32 != c.pid(), "{state}");
+    }
+}

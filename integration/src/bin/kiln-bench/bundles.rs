@@ -63,6 +63,15 @@ impl Bundles {
         self.write(program, &config)
     }
 
+    /// A bundle that runs until it is killed, with the static `true` beside.
+    pub fn idle(&self) -> PathBuf {
+        let mut config = self.default.clone();
+        config["process"]["args"] = json!(["/busybox", "sleep", "100"]);
+        let bundle = self.write("true", &config);
+        fs::copy("/bin/busybox", bundle.join("rootfs/busybox")).expect("Debian's busybox-static");
+        bundle
+    }
+
     /// The static `true` with containerd's default seccomp profile.
     pub fn with_seccomp(&self) -> PathBuf {
         let mut config = self.default.clone();

@@ -15,8 +15,15 @@ enum Action {
     Wasm { bundle: PathBuf, compiled: bool },
     /// `create`, `start` and, when the program has ended, `delete`.
     Lifecycle(PathBuf),
-    /// `state` of a running container.
+    /// `state` of a container.
     State(PathBuf),
+    /// A command on a running container: the words before its id and those after; and what undoes it.
+    On {
+        bundle: PathBuf,
+        before: &'static [&'static str],
+        after: &'static [&'static str],
+        undo: Option<&'static str>,
+    },
     /// Peak memory of the `create` command.
     PeakOfCreate(PathBuf),
     /// Peak memory of the init that `create` leaves waiting.
@@ -57,6 +64,8 @@ impl<'a> Row<'a> {
             bundles,
         };
         let truth = bundles.example("true", &[]);
+        let idle = bundles.idle();
+        let on = |before, after, undo| Action::On { bundle: idle.clone(), before, after, undo };
         let mut rows = vec![
             row("`run` true", "ms", Some((0.5, 0.3)), Action::Run(truth.clone())),
             row(
@@ -71,7 +80,16 @@ impl<'a> Row<'a> {
                 Some((0.5, 0.3)),
                 Action::Lifecycle(truth.clone()),
             ),
-            row("`state`", "ms", None, Action::State(truth.clone())),
+            row("`state`", "ms", Some((0.6, 0.6)), Action::State(truth.clone())),
+            row("`exec` true", "ms", Some((0.5, 0.5)), on(&["exec"], &["/true"], None)),
+            row(
+                "`update`",
+                "ms",
+                Some((0.6, 0.6)),
+                on(&["update", "--pids-limit", "99"], &[], None),
+            ),
+            row("`pause`", "ms", Some((0.6, 0.6)), on(&["pause"], &[], Some("resume"))),
+            row("`ps`", "ms", Some((0.6, 0.6)), on(&["ps", "--format", "json"], &[], None)),
             row(
                 "peak memory of `create`",
                 "MiB",
@@ -147,9 +165,9 @@ impl<'a> Row<'a> {
             command
         };
         let pid_file = self.bundles.pid_file();
-        let with_bundle = |operation, bundle: &PathBuf| {
-            let mut command = command(&[operation, "--bundle", bundle.to_str().unwrap()]);
-            command.arg("--pid-file").arg(&pid_file).arg(id);
+        let with_bundle = |operation: &[&str], bundle: &PathBuf| {
+            let mut command = command(operation);
+            command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file).arg(id);
             command
         };
         let pid = || -> i32 { fs::read_to_string(&pid_file).unwrap().parse().unwrap() };
@@ -171,24 +189,35 @@ impl<'a> Row<'a> {
                 time_ms(run)
             }
             Action::Lifecycle(bundle) => {
-                let create = time_ms(with_bundle("create", bundle));
+                let create = time_ms(with_bundle(&["create"], bundle));
                 let start = time_ms(command(&["start", id]));
                 reap(pid());
                 create + start + time_ms(command(&["delete", id]))
             }
             Action::State(bundle) => {
-                time_ms(with_bundle("create", bundle));
+                time_ms(with_bundle(&["create"], bundle));
                 let state = time_ms(command(&["state", id]));
                 delete();
                 state
             }
+            Action::On { bundle, before, after, undo } => {
+                time_ms(with_bundle(&["run", "--detach"], bundle));
+                let mut on = command(before);
+                on.arg(id).args(*after);
+                let time = time_ms(on);
+                if let Some(undo) = undo {
+                    time_ms(command(&[undo, id]));
+                }
+                delete();
+                time
+            }
             Action::PeakOfCreate(bundle) => {
-                let peak = peak_kib(&with_bundle("create", bundle)) / 1024.0;
+                let peak = peak_kib(&with_bundle(&["create"], bundle)) / 1024.0;
                 delete();
                 peak
             }
             Action::PeakOfInit(bundle) => {
-                time_ms(with_bundle("create", bundle));
+                time_ms(with_bundle(&["create"], bundle));
                 let peak = high_water_kib(pid()) / 1024.0;
                 delete();
                 peak
