@@ -1,7 +1,7 @@
 //! A process, told from any other that has had its pid.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 
@@ -128,13 +128,28 @@ fn stat(pid: i32) -> std::io::Result<(u64, char)> {
 
 /// The state letter (field 3 of /proc/PID/stat), and all fields from it on: proc_pid_stat(5).
 fn fields(pid: i32) -> std::io::Result<(char, Vec<String>)> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    let text = read(&format!("/proc/{pid}/stat"))?;
     // The command's name is in parentheses and may hold anything; count from its end.
     let end = text.iter().rposition(|&byte| byte == b')').unwrap_or(0);
     let fields = String::from_utf8_lossy(&text[end..]);
     let fields: Vec<_> = fields.split_ascii_whitespace().skip(1).map(str::to_owned).collect();
     let state = fields.first().and_then(|field| field.chars().next());
     state.map(|state| (state, fields)).ok_or(std::io::ErrorKind::InvalidData.into())
+}
+
+/// A page at a time: std::fs::read would begin with 32 bytes, because files of procfs say that they
+/// are empty.
+fn read(path: &str) -> std::io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut text = Vec::with_capacity(4096);
+    loop {
+        text.reserve(2048);
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text)) {
+            Ok(0) => return Ok(text),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::channel::{Channel, ToRuntime};
 use crate::create::Console;
 use crate::engine::Engine;
 use crate::error::{Error, Step};
+use crate::init::exec::close_descriptors;
 use crate::init::{Launch, console, credentials, sysctl};
 use crate::labels::When;
 use crate::mounts::open_dir;
@@ -127,6 +128,9 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
     if user {
         become_root(None)?;
     }
+    // The log, above all: nothing of this process's own is used any more.
+    let keep = [Some(exec.channel.as_fd()), exec.console.as_ref().map(AsFd::as_fd)];
+    close_descriptors(exec.preserve_fds, &keep)?;
     // For the child, before it can be seen; a change of ids has set it anew.
     hide()?;
     sys::clone3(libc::CLONE_PARENT as u64, None).step(|| "clone the process".to_owned())

@@ -1,6 +1,6 @@
 //! process.terminal: a pseudo-terminal of the container's own devpts.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
@@ -36,6 +36,12 @@ impl Console {
     /// terminal, if it is one (as for runc).
     pub fn foreground(socket: OwnedFd) -> Self {
         Self { socket, foreground: true }
+    }
+}
+
+impl AsFd for Console {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

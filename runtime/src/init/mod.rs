@@ -9,7 +9,7 @@ pub(crate) mod console;
 mod copy_up;
 pub(crate) mod credentials;
 mod devices;
-mod exec;
+pub(crate) mod exec;
 mod hostname;
 mod launch;
 mod limits;
