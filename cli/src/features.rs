@@ -28,7 +28,8 @@ fn features() -> kiln_runtime::features::Features {
 /// What `--version` prints: runc's lines, as far as they say something of kiln, and crun's last one.
 pub fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let mut text = format!("kiln version {version}\nspec: {}\n", oci_spec::runtime::VERSION);
+    let mut text =
+        format!("kiln version {version}\nspec: {}\n", kiln_runtime::features::OCI_VERSION_MAX);
     if let Some(version) = kiln_runtime::seccomp::library_version() {
         text += &format!("libseccomp: {version}\n");
     }

@@ -69,6 +69,21 @@ fn the_process_is_in_its_profile() {
 }
 
 #[test]
+fn exec_is_in_the_containers_profile_or_its_own() {
+    if !apparmor() || !command::exists("apparmor_parser") {
+        skip!("no AppArmor, or no apparmor_parser");
+    }
+    let (_one, _two) = (Profile::load("kiln-one", ""), Profile::load("kiln-two", ""));
+    let c = confined(Bundle::new().args(&["sleep", "60"]), "kiln-one").container();
+    c.detach().ok();
+    let show = ["cat", "/proc/self/attr/current"];
+    let exec = |flags: &[&str]| c.cli(&[&["exec"], flags, &[&c.id], &show].concat()).output();
+    exec(&[]).ok().prints("kiln-one (enforce)\n");
+    exec(&["--apparmor", "kiln-two"]).ok().prints("kiln-two (enforce)\n");
+    exec(&["--apparmor", "kiln-three"]).fails_with(255, &["kiln-three"]);
+}
+
+#[test]
 fn hooks_are_not_confined() {
     kiln_only!("applies the profile before the startContainer hooks");
     if !apparmor() || !command::exists("apparmor_parser") {

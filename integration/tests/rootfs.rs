@@ -72,14 +72,15 @@ fn the_default_masked_paths() {
 #[test]
 fn read_only_paths() {
     let script = "cat /etc/conf/a; echo x > /etc/conf/a; echo x > /etc/conf/new; \
-        echo 1 > /proc/sys/kernel/ns_last_pid; echo ok > /etc/other";
+        echo 1 > /proc/sys/kernel/ns_last_pid; echo x > /etc/file; echo ok > /etc/other";
     let bundle = Bundle::sh(script).writable();
     fs::create_dir(bundle.rootfs().join("etc/conf")).unwrap();
     fs::write(bundle.rootfs().join("etc/conf/a"), "a\n").unwrap();
-    let paths = json!(["/etc/conf", "/proc/sys", "/no/such/path"]);
+    fs::write(bundle.rootfs().join("etc/file"), "").unwrap();
+    let paths = json!(["/etc/conf", "/etc/file", "/proc/sys", "/no/such/path"]);
     let c = bundle.set("/linux/readonlyPaths", paths).container();
     let outcome = c.run().ok().prints("a\n");
-    assert_eq!(outcome.stderr.matches("Read-only file system").count(), 3, "{outcome}");
+    assert_eq!(outcome.stderr.matches("Read-only file system").count(), 4, "{outcome}");
 }
 
 #[test]
@@ -123,18 +124,21 @@ fn the_links_in_dev() {
 
 #[test]
 fn devices_of_the_config() {
-    let script = "stat -c '%n %F %t:%T %a %u:%g' /dev/mine /dev/deep/block /dev/pipe";
+    let script = "stat -c '%n %F %t:%T %a %u:%g' /dev/mine /dev/deep/block /dev/pipe \
+        /srv/raw";
     let devices = json!([
         { "path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640,
           "uid": 7, "gid": 8 },
         { "path": "/dev/deep/block", "type": "b", "major": 7, "minor": 200, "fileMode": 0o600 },
         { "path": "/dev/pipe", "type": "p", "fileMode": 0o622 },
+        { "path": "/srv/raw", "type": "u", "major": 1, "minor": 5 },
     ]);
-    let c = Bundle::sh(script).set("/linux/devices", devices).container();
+    let c = Bundle::sh(script).writable().set("/linux/devices", devices).container();
     c.run().ok().prints(
         "/dev/mine character special file 1:3 640 7:8\n\
         /dev/deep/block block special file 7:c8 600 0:0\n\
-        /dev/pipe fifo 0:0 622 0:0\n",
+        /dev/pipe fifo 0:0 622 0:0\n\
+        /srv/raw character special file 1:5 666 0:0\n",
     );
 }
 

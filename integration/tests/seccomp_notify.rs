@@ -63,6 +63,26 @@ fn created_and_started() {
 }
 
 #[test]
+fn exec_tells_the_agent_of_its_process() {
+    let bundle = notified(Bundle::new().args(&["sleep", "60"]), &["mkdir", "mkdirat"]);
+    let agent = Agent::new(&bundle.scratch(), &[("mkdir", ENOSPC), ("mkdirat", ENOSPC)]);
+    let c = bundle.writable().container();
+    c.detach().ok();
+    let (init, _) = agent.next_state();
+    let outcome = c.cli(&["exec", &c.id, "mkdir", "/tmp/x"]).output().exits(1);
+    assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
+    let (state, descriptors) = agent.next_state();
+    assert_eq!((descriptors, &state["fds"]), (1, &json!(["seccompFd"])));
+    assert_eq!(state["state"]["pid"], init["pid"], "the container's");
+    assert_eq!(state["state"]["status"], "running");
+    assert_eq!(state["pid"], json!(agent.next_call("mkdir")));
+    // Without an agent it does not begin.
+    std::fs::remove_file(&agent.path).unwrap();
+    c.cli(&["exec", &c.id, "touch", "/tmp/x"]).output().fails_with(255, &["listenerPath"]);
+    assert!(!c.bundle.rootfs().join("tmp/x").exists());
+}
+
+#[test]
 fn a_user_namespace_and_no_new_privileges() {
     for no_new_privileges in [true, false] {
         let bundle = mkdir().user_namespace(300_000);

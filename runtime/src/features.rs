@@ -280,6 +280,19 @@ mod tests {
             .unwrap();
             assert!(seccomp::filter(&section, None).is_ok(), "{action}");
         }
-        assert!(parsed::<Arch>("/linux/seccomp/archs").contains(&Arch::ScmpArchX86_64));
+        let archs = parsed::<Arch>("/linux/seccomp/archs");
+        assert!(archs.contains(&Arch::ScmpArchX86_64));
+        for arch in archs {
+            let section: LinuxSeccomp = serde_json::from_value(json!({
+                "defaultAction": "SCMP_ACT_ALLOW", "architectures": [arch],
+                "syscalls": [{"names": ["getpid"], "action": "SCMP_ACT_ERRNO"}],
+            }))
+            .unwrap();
+            // libseccomp makes no filter for both orders of bytes; then the field is named.
+            let error = seccomp::filter(&section, None).err().map(|error| error.to_string());
+            let named = |error: &String| error.starts_with("linux.seccomp.architectures[0]: SCMP");
+            assert!(error.as_ref().is_none_or(named), "{arch}: {error:?}");
+            assert!(error.is_none() || !arch.to_string().contains("X86"), "{arch}: {error:?}");
+        }
     }
 }
