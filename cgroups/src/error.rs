@@ -67,6 +67,12 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// A path that would leave the container's cgroup: runc's words.
+    #[error("--cgroup: {path} is not a sub cgroup path")]
+    NotBelow {
+        /// The path.
+        path: String,
+    },
     /// The cgroup for a new container already has processes.
     #[error("container's cgroup is not empty: {count} process(es) found in {}", path.display())]
     NotEmpty {

@@ -91,7 +91,7 @@ fn normal(arg: &str, path: &str) -> Result<PathBuf, Error> {
             Component::Normal(name) => normal.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(invalid(arg, "must not have a .. component"));
+                return Err(Error::NotBelow { path: path.to_owned() });
             }
         }
     }
@@ -179,7 +179,7 @@ mod tests {
     fn nothing_gets_out() {
         let problem = |args: &[&str]| Below::parse(args).unwrap_err().to_string();
         for path in ["..", "../other", "/..", "a/../../b", "memory:../x"] {
-            assert!(problem(&[path]).contains("must not have a .."), "{path}");
+            assert!(problem(&[path]).contains("is not a sub cgroup path"), "{path}");
         }
         assert!(problem(&["a", "b"]).contains("stand alone"));
         assert!(problem(&["memory:a", "cpu,memory:b"]).contains("second time"));

@@ -14,7 +14,7 @@ use kiln_runtime::error::errno_text;
 use kiln_runtime::sys::{CloseRange, close_range, watch_children};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::global::{Global, NewContainer};
+use crate::global::{Global, NewContainer, announce_sockets};
 use crate::{handover, sealed};
 
 /// Create a container; its process waits for `start`
@@ -47,7 +47,8 @@ pub fn options<'a>(
     engine: Option<Box<dyn Engine>>,
 ) -> Result<Options<'a>> {
     let id = new.id.parse()?;
-    let bundle = Bundle::load_with(&new.bundle, new.config.as_deref())?;
+    let mut bundle = Bundle::load_with(&new.bundle, new.config.as_deref())?;
+    announce_sockets(bundle.spec.process_mut().as_mut())?;
     let engine = handover::engine_for(&bundle, engine)?;
     Ok(Options {
         root,

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use kiln_cgroups::Below;
 use kiln_runtime::create::Console;
@@ -17,7 +17,7 @@ use kiln_runtime::wait;
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
 
 use crate::create::connect;
-use crate::global::{Global, descriptors};
+use crate::global::{Global, announce_sockets, descriptors};
 use crate::handover;
 use crate::terminal::Terminal;
 
@@ -32,6 +32,9 @@ pub struct Exec {
     /// File with the process as JSON; the flags that describe one do not count then
     #[arg(short, long, value_name = "FILE")]
     process: Option<PathBuf>,
+    /// What that file says, where it had to be read early.
+    #[arg(skip)]
+    process_json: Option<Vec<u8>>,
     /// User and group by number [default: the container's]
     #[arg(short, long, value_name = "UID[:GID]", allow_hyphen_values = true)]
     user: Option<String>,
@@ -104,6 +107,16 @@ impl Exec {
         descriptors(self.preserve_fds)
     }
 
+    /// Reads a process file that is one of the caller's descriptors, as in
+    /// `--process <(printf ...)`: those are closed before anything else is done.
+    pub fn read_descriptor(&mut self) -> Result<()> {
+        let given = |path: &&PathBuf| ["/dev/fd", "/proc/self/fd"].map(|dir| path.starts_with(dir));
+        if let Some(path) = self.process.as_ref().filter(|path| given(path).contains(&true)) {
+            self.process_json = Some(read(path)?);
+        }
+        Ok(())
+    }
+
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         self.run(global, engine).context("exec failed")
     }
@@ -113,7 +126,8 @@ impl Exec {
         let (root, container) = global.find(&self.id)?;
         drop(root);
         let target = Target::open(container, self.ignore_paused)?;
-        let process = self.described(target.process()?)?;
+        let mut process = self.described(target.process()?)?;
+        announce_sockets(Some(&mut process))?;
         let engine = self.engine(&target, &process, engine)?;
         let socket = self.console_socket.as_deref().map(connect).transpose()?;
         let mut console = socket.map(Console::of_caller);
@@ -171,7 +185,9 @@ impl Exec {
     /// The process that the file or the flags describe.
     fn described(&self, container: &Process) -> Result<Process> {
         if let Some(path) = &self.process {
-            let mut process = exec::process::complete(read(path)?, container);
+            let json = self.process_json.clone().map_or_else(|| read(path), Ok)?;
+            let json = kiln_runtime::lenient::from_slice(&json).with_context(|| name(path))?;
+            let mut process = exec::process::complete(json, container);
             if self.tty {
                 process.set_terminal(Some(true));
             }
@@ -197,8 +213,7 @@ impl Exec {
             user.additional_gids_mut().get_or_insert_default().push(gid);
         }
         if !self.cap.is_empty() {
-            let more = self.cap.iter().map(|name| capability(name).context("--cap"));
-            let more = more.collect::<Result<Vec<_>>>()?;
+            let more: Vec<_> = self.cap.iter().filter_map(|name| capability(name)).collect();
             process.set_capabilities(Some(with(process.capabilities(), &more)));
         }
         if self.no_new_privs {
@@ -219,7 +234,8 @@ fn strings(words: &[OsString]) -> Result<Vec<String>> {
     words.iter().map(text).collect::<Option<_>>().context("process.args: is not UTF-8")
 }
 
-/// Not to the inheritable set (CVE-2022-29162), and so not to the ambient one.
+/// Not to the inheritable set (CVE-2022-29162); to the ambient one what is inheritable already, as
+/// runc has it.
 fn with(sets: &Option<LinuxCapabilities>, more: &[Capability]) -> LinuxCapabilities {
     let none = || {
         let mut none = LinuxCapabilities::default();
@@ -235,23 +251,32 @@ fn with(sets: &Option<LinuxCapabilities>, more: &[Capability]) -> LinuxCapabilit
     };
     let (bounding, effective) = (extended(sets.bounding()), extended(sets.effective()));
     let permitted = extended(sets.permitted());
+    if let Some(inheritable) = sets.inheritable().clone() {
+        let both = more.iter().copied().filter(|capability| inheritable.contains(capability));
+        let mut ambient = sets.ambient().clone().unwrap_or_default();
+        ambient.extend(both);
+        sets.set_ambient(Some(ambient));
+    }
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     sets
 }
 
 /// Reads the process file.
-fn read(path: &Path) -> Result<Process> {
+fn read(path: &Path) -> Result<Vec<u8>> {
     let read = || {
         let mut json = Vec::new();
         File::open(path)?.take(MAX_PROCESS + 1).read_to_end(&mut json)?;
         Ok::<_, std::io::Error>(json)
     };
-    let name = || format!("process file {}", path.display());
-    let json = read().with_context(name)?;
+    let json = read().with_context(|| name(path))?;
     if json.len() as u64 > MAX_PROCESS {
-        bail!("{}: is larger than {MAX_PROCESS} bytes", name());
+        bail!("{}: is larger than {MAX_PROCESS} bytes", name(path));
     }
-    kiln_runtime::lenient::from_slice(&json).with_context(name)
+    Ok(json)
+}
+
+fn name(path: &Path) -> String {
+    format!("process file {}", path.display())
 }
 
 /// A user or group: digits only, and not (uid_t)-1, which means "leave it" to setresuid(2).
@@ -270,12 +295,16 @@ fn user(text: &str) -> Result<User> {
     }
 }
 
-/// With or without `CAP_`, in any case.
-fn capability(text: &str) -> Result<Capability> {
+/// With or without `CAP_`, in any case. One that nobody knows is warned of and left out, as in a
+/// config.
+fn capability(text: &str) -> Option<Capability> {
     let upper = text.to_ascii_uppercase();
     let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    serde_json::from_value(serde_json::Value::String(name))
-        .map_err(|_| anyhow!("unknown capability {text:?}"))
+    let known = serde_json::from_value(serde_json::Value::String(name)).ok();
+    if known.is_none() {
+        log::warn!("--cap: ignoring unknown capability {text:?}");
+    }
+    known
 }
 
 #[cfg(test)]
@@ -295,9 +324,9 @@ mod tests {
 
     #[test]
     fn capabilities_by_name() {
-        assert_eq!(capability("CAP_KILL").unwrap(), Capability::Kill);
-        assert_eq!(capability("net_raw").unwrap(), Capability::NetRaw);
-        assert!(capability("CAP_NONE").is_err() && capability("").is_err());
+        assert_eq!(capability("CAP_KILL"), Some(Capability::Kill));
+        assert_eq!(capability("net_raw"), Some(Capability::NetRaw));
+        assert!(capability("CAP_NONE").is_none() && capability("").is_none());
     }
 
     #[test]
@@ -306,5 +335,10 @@ mod tests {
         let one = |set: &Option<oci_spec::runtime::Capabilities>| set.as_ref().map(|s| s.len());
         assert_eq!((one(sets.bounding()), one(sets.permitted())), (Some(1), Some(1)));
         assert_eq!((one(sets.inheritable()), one(sets.ambient())), (None, None));
+
+        let mut inheritable = LinuxCapabilities::default();
+        inheritable.set_inheritable(Some([Capability::Kill].into())).set_ambient(None);
+        let sets = with(&Some(inheritable), &[Capability::Kill, Capability::Chown]);
+        assert_eq!((one(sets.inheritable()), one(sets.ambient())), (Some(1), Some(1)));
     }
 }

@@ -9,6 +9,7 @@ use kiln_runtime::id::ContainerId;
 use kiln_runtime::placement::Driver;
 use kiln_runtime::privilege::Privilege;
 use kiln_runtime::state::{ContainerDir, StateRoot};
+use oci_spec::runtime::Process;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -169,13 +170,28 @@ impl NewContainer {
     }
 }
 
-/// The descriptors asked for and those of LISTEN_FDS (sd_listen_fds(3)), as for runc.
+/// The descriptors asked for and those of LISTEN_FDS, as for runc.
 pub fn descriptors(preserve: u32) -> Result<u32> {
-    let listen = match std::env::var("LISTEN_FDS") {
+    preserve.checked_add(listen_fds()?).context("--preserve-fds: too many")
+}
+
+/// How many sockets a service manager hands over (sd_listen_fds(3)).
+fn listen_fds() -> Result<u32> {
+    match std::env::var("LISTEN_FDS") {
         Ok(count) if !count.is_empty() => {
-            count.parse().with_context(|| format!("LISTEN_FDS={count:?}"))?
+            count.parse().with_context(|| format!("LISTEN_FDS={count:?}"))
         }
-        _ => 0,
-    };
-    preserve.checked_add(listen).context("--preserve-fds: too many")
+        _ => Ok(0),
+    }
+}
+
+/// Tells a process in a container of these sockets, as runc and crun do: it is the first process
+/// there.
+pub fn announce_sockets(process: Option<&mut Process>) -> Result<()> {
+    let count = listen_fds()?;
+    if let Some(process) = process.filter(|_| count > 0) {
+        let env = process.env_mut().get_or_insert_default();
+        env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
+    }
+    Ok(())
 }

@@ -59,7 +59,7 @@ enum Command {
     #[command(args_override_self = true)]
     Events(events::Events),
     #[command(args_override_self = true)]
-    Exec(exec::Exec),
+    Exec(Box<exec::Exec>),
     #[command(args_override_self = true)]
     Features(features::Features),
     #[command(args_override_self = true)]
@@ -112,16 +112,20 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
         print!("{}", features::version());
         return ExitCode::SUCCESS;
     }
-    let cli = match Cli::try_parse_from(&args) {
+    let mut cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error, &args),
     };
     let failure = cli.command.failure();
+    let early = match &mut cli.command {
+        Command::Exec(command) => command.read_descriptor(),
+        _ => Ok(()),
+    };
     // Before the log is opened: it closes what the caller has left open.
-    let begun = match cli.command.descriptors() {
+    let begun = early.and_then(|()| match cli.command.descriptors() {
         Some(descriptors) => descriptors.and_then(|count| create::begin(count, engine.is_some())),
         None => Ok(()),
-    };
+    });
     let Global { log, log_format, debug, .. } = &cli.global;
     let logging = logger::init(log.as_deref(), *log_format, *debug);
     match logging.and(begun).and_then(|()| execute(cli, engine)) {

@@ -243,6 +243,15 @@ fn a_sysctl_of_a_namespace_that_is_shared() {
 }
 
 #[test]
+fn a_sysctl_that_has_a_field_of_its_own() {
+    let hostname = json!({ "kernel.hostname": "foo" });
+    refused(Bundle::new().set("/linux/sysctl", hostname), &["kernel.hostname"]);
+    let c = Bundle::sh("cat /proc/sys/kernel/domainname");
+    let domain = json!({ "kernel.domainname": "example.org" });
+    c.set("/linux/sysctl", domain).container().run().ok().prints("example.org\n");
+}
+
+#[test]
 fn a_sysctl_that_climbs() {
     let climbing = json!({ "net.ipv4/../../vm/swappiness": "60" });
     refused(Bundle::new().set("/linux/sysctl", climbing), &[]);

@@ -209,6 +209,14 @@ fn a_hook_without_environment_has_the_runtimes_or_the_containers() {
 }
 
 #[test]
+fn start_container_hooks_have_the_home_that_the_program_has() {
+    let bundle = Bundle::sh("cat /made").writable();
+    let mut inside = hook("echo $HOME > /made");
+    inside.as_object_mut().unwrap().remove("env");
+    bundle.push("/hooks/startContainer", inside).container().run().ok().prints("/\n");
+}
+
+#[test]
 fn create_container_hooks_start_in_the_rootfs() {
     let bundle = Bundle::sh("cat /made").writable();
     let c = bundle.push("/hooks/createContainer", hook("echo hooked > made")).container();

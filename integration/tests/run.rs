@@ -161,6 +161,25 @@ fn preserve_fds_passes_descriptors_from_3_on() {
 }
 
 #[test]
+fn sockets_of_a_service_manager_are_passed_on_and_announced() {
+    let c = Bundle::sh("echo $LISTEN_FDS $LISTEN_PID; cat <&3").container();
+    let file = c.bundle.scratch().join("socket");
+    fs::write(&file, "three\n").unwrap();
+    let script = format!("exec 3<{}; exec \"$@\"", file.display());
+    let cli = c.run_cli(&[]).env("LISTEN_FDS", "1").under(&["bash", "-c", &script, "bash"]);
+    cli.output().ok().prints("1 1\nthree\n");
+}
+
+#[test]
+fn cpu_affinity_of_the_caller_ends_with_the_caller() {
+    kiln_only!("crun 1.8 keeps it");
+    let c = Bundle::sh("grep Cpus_allowed_list /proc/self/status").container();
+    let all = c.run().ok().stdout;
+    let pinned = c.run_cli(&[]).under(&["taskset", "-c", "0"]).output().ok();
+    pinned.prints(&all);
+}
+
+#[test]
 fn leaked_descriptors_are_not_seen_inside() {
     let c = Bundle::sh("ls -l /proc/self/fd; ls /proc/self/fd | wc -l").container();
     let script = "exec 3</etc/passwd 7</ 19</dev/null 210</etc; exec \"$@\"";

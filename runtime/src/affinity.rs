@@ -58,9 +58,24 @@ impl Affinity {
     /// # Errors
     /// Those of sched_setaffinity(2): EINVAL where its cpuset has none of the CPUs.
     pub fn apply_final(&self) -> Result<(), Error> {
-        let Some(last) = &self.last else { return Ok(()) };
-        sched_setaffinity(None, last).step(|| "set process.execCPUAffinity.final".to_owned())
+        match (&self.initial, &self.last) {
+            (_, Some(last)) => sched_setaffinity(None, last)
+                .step(|| "set process.execCPUAffinity.final".to_owned()),
+            (Some(_), None) => Ok(()),
+            (None, None) => {
+                reset();
+                Ok(())
+            }
+        }
     }
+}
+
+/// All CPUs that the cgroup allows, wherever the caller was pinned: as runc has it. Without the
+/// permission this thread stays where it is.
+pub fn reset() {
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+    let _ = sched_setaffinity(None, &all);
 }
 
 /// `0-3,7`.

@@ -93,6 +93,9 @@ pub enum Error {
         /// The status that it is in.
         status: Status,
     },
+    /// `exec` into a container that is paused: runc's words.
+    #[error("cannot exec in a paused container (hint: --ignore-paused)")]
+    ExecPaused,
     /// `kill` found no process: the text is the one that callers of runc match.
     #[error("container not running")]
     NotRunning,

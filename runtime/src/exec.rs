@@ -110,6 +110,7 @@ pub fn exec(target: Target, mut options: Options<'_>) -> Result<Executed, Error>
     };
     // Its end of the channel, above all: without that its death would not be seen.
     drop((exec, cgroups));
+    log::debug!("container {}: a process joins it", target.state.id);
     let mut executed = executed(channel, &joiner, engine, target.state.clone())?;
     match executed.settle(&options, agent) {
         Ok(()) => Ok(executed),

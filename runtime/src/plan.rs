@@ -445,7 +445,10 @@ fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(PathBuf, String
         let (needed, flag) = match (names.next(), names.next()) {
             (Some("net"), _) => ("network", libc::CLONE_NEWNET),
             (Some("fs"), Some("mqueue")) => ("ipc", libc::CLONE_NEWIPC),
-            (Some("kernel"), Some("domainname" | "hostname")) => ("uts", libc::CLONE_NEWUTS),
+            (Some("kernel"), Some("hostname")) => {
+                return Err(Error::config(field, "is not for sysctl: hostname sets it"));
+            }
+            (Some("kernel"), Some("domainname")) => ("uts", libc::CLONE_NEWUTS),
             (Some("kernel"), Some(name)) if IPC.contains(&name) => ("ipc", libc::CLONE_NEWIPC),
             (Some("user"), _) => ("user", libc::CLONE_NEWUSER),
             _ => {

@@ -48,7 +48,7 @@ impl Target {
         }
         let paths = state.cgroup.as_ref().filter(|_| !ignore_paused);
         if paths.map(kiln_cgroups::is_frozen).transpose()? == Some(true) {
-            return Err(refused(Status::Paused));
+            return Err(Error::ExecPaused);
         }
         Ok(Self { state, config, init, pidfd })
     }

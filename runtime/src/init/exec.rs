@@ -76,7 +76,7 @@ pub fn execute(
         .map_err(|_| Error::config("process.args[0]", "has a NUL byte"))?;
     credentials::confine(process, seccomp, channel)?;
     let Err(errno) = sys::execve(&path, &args, &env);
-    Err(exec_failure(process, errno))
+    Err(Failure::new(format!("exec {}", path.to_string_lossy()), errno).into())
 }
 
 fn executable(file: &std::os::fd::OwnedFd) -> Result<(), Errno> {

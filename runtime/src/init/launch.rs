@@ -85,7 +85,7 @@ impl Launch<'_> {
 }
 
 /// HOME from the container's /etc/passwd, else `/`, where the config has none: as runc and crun do.
-fn set_home(process: &mut ProcessPlan) {
+pub fn set_home(process: &mut ProcessPlan) {
     if process.variable("HOME").is_none_or(str::is_empty) {
         process.env.retain(|entry| entry != "HOME=");
         let home = passwd::home(process.uid).filter(|home| !home.contains('\0'));

@@ -28,6 +28,7 @@ pub use launch::Launch;
 use kiln_hooks::{Context, Stage};
 use rustix::process::{DumpableBehavior, Signal};
 
+use crate::affinity;
 use crate::channel::{Channel, ToInit, ToRuntime};
 use crate::create::Console;
 use crate::engine::Engine;
@@ -127,6 +128,7 @@ fn build(init: &mut Init) -> Result<(), Error> {
     let kernel = mounts::make_all(plan, &root, cgroup_paths, &mut ready)?;
     devices::make_all(plan, &root)?;
     ready.cgroup()?;
+    affinity::reset();
 
     if !plan.net_devices.is_empty() {
         let step = || "wait for linux.netDevices".to_owned();
@@ -214,6 +216,7 @@ fn wait_for_start(init: &mut Init) -> Result<(), Error> {
 fn start(init: &mut Init) -> Result<i32, Error> {
     let Init { plan, state, .. } = init;
     if let Some(hooks) = plan.hooks.start_container() {
+        launch::set_home(&mut plan.process);
         let state_json = state.hook_input(Status::Created);
         let context = plan.hook_output.context(&state_json, None);
         let context = Context { env: Some(&plan.process.env), ..context };
