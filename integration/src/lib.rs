@@ -13,8 +13,9 @@
 //! - [`Outcome`] is what a finished command gave, and says so in its panics.
 //! - [`skip!`] reports a test that this machine cannot run, never silently.
 //!
-//! Variables: `KILN` (binary under test), `KILN_TEST_NO_SKIP=1` (a skip is a
-//! failure), `KILN_TEST_SKIP_LOG` (file that skips are appended to).
+//! Variables: `KILN` (binary under test), `KILN_TEST_NO_SKIP=1` (a skip is a failure),
+//! `KILN_TEST_SKIP_LOG` (file that skips are appended to), `KILN_TEST_SLOW` (repeat less, see
+//! [`rounds`]).
 
 // A harness reports by panicking, which is what a test is to do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -42,3 +43,9 @@ pub use command::{Cli, Outcome};
 pub use container::{Container, eventually, fresh_id, refused};
 pub use reaper::reap;
 pub use serde_json::{Value, json};
+
+/// How often a test is to repeat what it wants `count` of: a tenth on a machine that says of itself
+/// that it is slow (`KILN_TEST_SLOW`), as the virtual machine without KVM does.
+pub fn rounds(count: u32) -> u32 {
+    if std::env::var_os("KILN_TEST_SLOW").is_some() { count.div_ceil(10) } else { count }
+}

@@ -92,7 +92,7 @@ fn exec_of_the_runtime() {
     let c = Bundle::sh(&script).capabilities(POWERFUL).writable().container();
     c.detach().ok();
     c.await_status("running");
-    for _ in 0..10 {
+    for _ in 0..kiln_integration::rounds(10) {
         for command in ["/proc/self/exe", "/script", "/link", "true"] {
             c.exec(&[command, "--version"]);
         }
@@ -112,7 +112,7 @@ fn exec_of_a_shell_that_was_replaced() {
     let shell = c.bundle.rootfs().join("bin/shell");
     fs::write(&shell, "#!/proc/self/exe\n").unwrap();
     fs::set_permissions(&shell, fs::Permissions::from_mode(0o755)).unwrap();
-    for _ in 0..20 {
+    for _ in 0..kiln_integration::rounds(20) {
         c.exec(&["shell"]);
         c.exec_cli(&["--detach"], &["shell"]).output();
     }

@@ -21,6 +21,11 @@ fn executable(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// The descriptors that kiln could have open; on a slow machine the first few.
+fn numbers() -> std::ops::RangeInclusive<u32> {
+    3..=3 + kiln_integration::rounds(11)
+}
+
 /// A program of the host that says what it was called with, should it ever be executed.
 fn program_of_the_host(bundle: &Bundle) -> String {
     let path = bundle.scratch().join("echo");
@@ -31,7 +36,7 @@ fn program_of_the_host(bundle: &Bundle) -> String {
 /// Its interpreter's path is resolved by execve(2) itself.
 #[test]
 fn a_scripts_interpreter_is_never_the_hosts() {
-    for number in 3..=14 {
+    for number in numbers() {
         let bundle = Bundle::new().args(&["/script"]);
         let host = program_of_the_host(&bundle);
         let text = format!("#!/proc/self/fd/{number}/{UP}{host}\n");
@@ -46,7 +51,7 @@ fn a_scripts_interpreter_is_never_the_hosts() {
 /// What `create` has checked may be another file by `start`.
 #[test]
 fn a_program_exchanged_after_create_is_never_the_hosts() {
-    for number in 3..=14 {
+    for number in numbers() {
         let bundle = Bundle::new().args(&["/script"]);
         let host = program_of_the_host(&bundle);
         let script = bundle.rootfs().join("script");
@@ -62,7 +67,7 @@ fn a_program_exchanged_after_create_is_never_the_hosts() {
 /// Hooks in the container execute what the image has.
 #[test]
 fn a_hooks_interpreter_is_never_the_hosts() {
-    for number in 3..=14 {
+    for number in numbers() {
         let bundle = Bundle::new().set("/hooks/startContainer", json!([{ "path": "/script" }]));
         let text = format!("#!/proc/self/fd/{number}/{UP}{}\n", program_of_the_host(&bundle));
         executable(&bundle.rootfs().join("script"), &text);
@@ -72,7 +77,7 @@ fn a_hooks_interpreter_is_never_the_hosts() {
 
 #[test]
 fn an_entrypoint_behind_a_descriptor_is_refused() {
-    for number in 3..=14 {
+    for number in numbers() {
         let bundle = Bundle::new();
         let host = program_of_the_host(&bundle);
         let c = bundle.args(&[&format!("/proc/self/fd/{number}/{UP}{host}")]).container();
@@ -97,7 +102,7 @@ fn marked(cwd: &str) -> Bundle {
 
 #[test]
 fn a_working_directory_behind_a_descriptor() {
-    let mut ways: Vec<_> = (3..=14).map(|number| format!("/proc/self/fd/{number}")).collect();
+    let mut ways: Vec<_> = numbers().map(|number| format!("/proc/self/fd/{number}")).collect();
     ways.extend([3, 5, 9].map(|number| format!("/proc/self/fd/{number}/{UP}")));
     ways.extend(["/proc/thread-self/fd/3", "/proc/1/fd/3/etc", "/dev/fd/3"].map(String::from));
     ways.extend(["/proc/self/cwd", "/proc/1/root", "/proc/1/cwd/.."].map(String::from));
@@ -191,7 +196,7 @@ fn running() -> Container {
 fn exec_of_a_script_whose_interpreter_is_behind_a_descriptor() {
     let c = running();
     let host = program_of_the_host(&c.bundle);
-    for number in 3..=14 {
+    for number in numbers() {
         let text = format!("#!/proc/self/fd/{number}/{UP}{host}\n");
         executable(&c.bundle.rootfs().join(format!("script{number}")), &text);
         let script = format!("/script{number}");
@@ -207,7 +212,7 @@ fn exec_of_a_script_whose_interpreter_is_behind_a_descriptor() {
 fn exec_in_a_working_directory_behind_a_descriptor() {
     let c = running();
     let script = format!("pwd -P; cat {UP}/mark");
-    let mut ways: Vec<_> = (3..=14).map(|number| format!("/proc/self/fd/{number}")).collect();
+    let mut ways: Vec<_> = numbers().map(|number| format!("/proc/self/fd/{number}")).collect();
     ways.extend([3, 9].map(|number| format!("/proc/self/fd/{number}/{UP}")));
     ways.extend(["/proc/1/root", "/proc/self/cwd", "/dev/fd/3", "/link"].map(String::from));
     symlink("/proc/self/fd/3", c.bundle.rootfs().join("link")).unwrap();
@@ -243,7 +248,7 @@ fn a_process_of_the_container_sees_nothing_of_the_host_in_an_exec() {
     let bundle = Bundle::sh(spy).writable().capabilities(&powers);
     let c = bundle.container();
     c.detach().ok();
-    for _ in 0..30 {
+    for _ in 0..kiln_integration::rounds(30) {
         c.exec_cli(&[], &["true"]).under(&LEAKING).output().ok();
     }
     assert_eq!(fs::read_to_string(c.bundle.rootfs().join("log")).unwrap(), "");

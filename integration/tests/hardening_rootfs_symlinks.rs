@@ -164,6 +164,10 @@ fn check(place: &str, to: To, (dev, readonly, terminal): (bool, bool, bool)) {
 fn check_all(places: &[&str]) {
     for (row, place) in places.iter().enumerate() {
         for (column, to) in ALL.into_iter().enumerate() {
+            // On a slow machine a fifth of the table.
+            if kiln_integration::rounds(2) == 1 && !(row * ALL.len() + column).is_multiple_of(5) {
+                continue;
+            }
             // Two of the four, the others in the next row and column.
             let first = (row + column) % 2 * 2;
             for settings in &SETTINGS[first..first + 2] {
