@@ -49,6 +49,10 @@ fn what_the_runtime_lacks_is_left_out_with_a_warning() {
     let outcome = c.run_cli(&[]).under(&wrapper).output().ok().prints(KILL);
     assert!(outcome.stderr.contains("CAP_SYS_MODULE"), "{outcome}");
     assert!(!outcome.stderr.contains("CAP_KILL"), "{outcome}");
+    let c = with_all(json!(["CAP_KILL", "CAP_SYS_MODULE"])).args(&["sleep", "60"]).container();
+    c.detach().ok();
+    let exec = c.cli(&["exec", &c.id, "sh", "-c", SHOW]).under(&wrapper).output().ok();
+    assert!(exec.stderr.contains("CAP_SYS_MODULE") && !exec.stderr.contains("KILL"), "{exec}");
     // In a user namespace of its own the container has them all.
     let c = with_all(json!(["CAP_KILL", "CAP_SYS_MODULE"])).user_namespace(300_000).container();
     let outcome = c.run_cli(&[]).under(&wrapper).output().ok();

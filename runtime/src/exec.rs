@@ -84,6 +84,9 @@ pub fn exec(target: Target, mut options: Options<'_>) -> Result<Executed, Error>
     // Before there is a process that would wait for it.
     let agent = target.state.listener.as_ref().map(Listener::connect).transpose()?;
     let membership = target.membership()?;
+    if membership.flags & libc::CLONE_NEWUSER == 0 {
+        process.capabilities.grant_only_held()?;
+    }
     let root = if membership.foreign_root { Some(target.root()?) } else { None };
     let (channel, theirs) = Channel::pair()?;
     let exec = Exec {
