@@ -274,6 +274,18 @@ fn kill_all_reaches_every_process() {
 }
 
 #[test]
+fn sigkill_without_a_pid_namespace_ends_every_process() {
+    kiln_only!("crun and older runc leave the others");
+    let c = Bundle::sh("sleep 101 & sleep 102 & echo up > /up; wait").writable();
+    let c = c.without_namespace("pid").container();
+    c.detach().ok();
+    c.await_file("/up");
+    let all = kiln_integration::cgroup::members(c.pid());
+    c.kill("KILL").ok();
+    kiln_integration::eventually("all to end", || !all.iter().any(|&pid| proc::alive(pid)));
+}
+
+#[test]
 fn kill_all_of_a_stopped_container_is_no_error() {
     let c = Bundle::new().container();
     c.detach().ok();

@@ -218,6 +218,8 @@ fn tmpfs_keeps_the_mode_of_what_it_covers() {
     fs::create_dir(&covered).unwrap();
     fs::set_permissions(&covered, fs::Permissions::from_mode(0o1730)).unwrap();
     bundle.mount("/covered", "tmpfs", "tmpfs", &[]).container().run().ok().prints("1730\n");
+    let c = Bundle::sh("stat -c %a /uncovered").mount("/uncovered", "tmpfs", "tmpfs", &[]);
+    c.container().run().ok().prints("1777\n");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
     if let (true, Some(init)) = (all && status != Status::Stopped, &state.init) {
         return signal_pid_namespace(init, number);
     }
+    // Looked at before it ends.
+    let shared = number == libc::SIGKILL && state.init.as_ref().is_some_and(shares_pid_namespace);
     let sent = match &state.init {
         Some(init) if status != Status::Stopped => init.signal(number)?,
         _ => false,
@@ -39,21 +41,33 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
     if !sent {
         return Err(Error::NotRunning);
     }
-    match &state.cgroup {
+    let (Some(paths), libc::SIGKILL) = (&state.cgroup, number) else { return Ok(()) };
+    if shared {
+        // Nobody else would end what init leaves behind: runc does it, too.
+        return Ok(Cgroup::open(paths)?.signal(number)?);
+    }
+    match status {
         // A frozen process of cgroup v1 does not even end.
-        Some(paths) if status == Status::Paused && number == libc::SIGKILL => {
-            Ok(Cgroup::open(paths)?.thaw()?)
-        }
+        Status::Paused => Ok(Cgroup::open(paths)?.thaw()?),
         _ => Ok(()),
     }
+}
+
+/// Whether init is in the runtime's pid namespace; false where that cannot be told any more.
+fn shares_pid_namespace(init: &Process) -> bool {
+    let theirs = pid_namespace(&init.pid.to_string());
+    theirs.is_some() && theirs == pid_namespace("self")
+}
+
+fn pid_namespace(pid: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
 /// Signals all processes of init's pid namespace: what there is to tell them by without a cgroup.
 /// Where that is the runtime's own, init alone.
 fn signal_pid_namespace(init: &Process, number: i32) -> Result<(), Error> {
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let theirs = namespace(&init.pid.to_string());
-    if theirs.is_none() || theirs == namespace("self") {
+    let theirs = pid_namespace(&init.pid.to_string());
+    if theirs.is_none() || theirs == pid_namespace("self") {
         return init.signal(number)?.then_some(()).ok_or(Error::NotRunning);
     }
     let step = || "list the processes".to_owned();
@@ -64,7 +78,7 @@ fn signal_pid_namespace(init: &Process, number: i32) -> Result<(), Error> {
         // ended, and nobody is signalled.
         let Some(pid) = pid else { continue };
         let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        if namespace(&pid.as_raw_nonzero().to_string()) != theirs {
+        if pid_namespace(&pid.as_raw_nonzero().to_string()) != theirs {
             continue;
         }
         match sys::pidfd_send_signal(pidfd.as_fd(), number) {

@@ -10,17 +10,24 @@ use rustix::process::{Gid, Uid};
 /// How deep directories may be nested; far beyond any image.
 const MAX_DEPTH: usize = 256;
 
-/// Gives the root of the new tmpfs `tree` the mode and owner of `target`, the directory that it
-/// will cover, unless an option has set a mode; with `copy`, copies all that is in it.
+/// Gives the root of the new tmpfs `tree` the owner and mode of what it will cover, `covers`, where
+/// it takes them over; with `copy`, copies all that is in `target`, the directory that it will cover.
 ///
 /// Symlinks are copied, never followed; sockets and devices are left out.
-pub fn fill(tree: &OwnedFd, target: &OwnedFd, copy: bool, has_mode: bool) -> Result<(), Errno> {
-    if !copy && has_mode {
+pub fn fill(
+    tree: &OwnedFd,
+    target: &OwnedFd,
+    copy: bool,
+    covers: Option<&Stat>,
+) -> Result<(), Errno> {
+    // The mode alone is an option of the mount's already, and root owns it.
+    let covers = covers.filter(|stat| stat.st_uid != 0 || stat.st_gid != 0);
+    if !copy && covers.is_none() {
         return Ok(());
     }
     let root = reopen(tree.as_fd(), c".")?;
-    if !has_mode {
-        take_attributes(root.as_fd(), &rustix::fs::fstat(target)?)?;
+    if let Some(stat) = covers {
+        take_attributes(root.as_fd(), stat)?;
     }
     match copy {
         true => copy_dir(reopen(target.as_fd(), c".")?, root.as_fd(), 0),

@@ -154,16 +154,27 @@ fn new(
     data: &[(String, Option<String>)],
     flags: &[&'static str],
 ) -> Result<OwnedFd, Error> {
-    let target = match fstype {
+    let takes_mode = fstype == "tmpfs" && !data.iter().any(|(key, _)| key == "mode");
+    let existing = takes_mode
+        .then(|| root.open(&mount.destination, OFlags::PATH | OFlags::DIRECTORY).ok())
+        .flatten();
+    // A tmpfs has the mode of the directory that was there; else its own default, 1777.
+    let covers = existing.as_ref().map(rustix::fs::fstat).transpose().step(|| name(mount))?;
+    let mode = covers.as_ref().map(|stat| format!("{:o}", stat.st_mode & 0o7777));
+    let mode = mode.map(|mode| ("mode".to_owned(), Some(mode)));
+    let data: Vec<_> = data.iter().cloned().chain(mode).collect();
+    let data = data.as_slice();
+    let target = match (existing, fstype) {
+        (Some(directory), _) => directory,
         // What reads as kernel state must be where its name says, not where an image's symlink
         // leads (CVE-2019-19921, CVE-2023-27561).
-        "proc" | "sysfs" => real_dir(root, &mount.destination).map_err(|errno| {
+        (None, "proc" | "sysfs") => real_dir(root, &mount.destination).map_err(|errno| {
             let failure = Failure::new(name(mount), errno);
             let hint = format!("{fstype} must be mounted on ordinary directory");
             let hint = matches!(errno, Errno::LOOP | Errno::NOTDIR).then_some(hint);
             Failure { hint: hint.or(failure.hint), step: failure.step, ..failure }
         })?,
-        _ => root.make_dirs(&mount.destination).step(|| name(mount))?,
+        (None, _) => root.make_dirs(&mount.destination).step(|| name(mount))?,
     };
     refuse_proc(mount, &target)?;
     if data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE)) {
@@ -178,8 +189,7 @@ fn new(
     let tree = if fstype == "tmpfs" {
         // Read-only only once it is filled.
         let tree = filesystem.make(attr & !libc::MOUNT_ATTR_RDONLY).map_err(failed)?;
-        let has_mode = data.iter().any(|(key, _)| key == "mode");
-        copy_up::fill(&tree, &target, mount.copy_up, has_mode)
+        copy_up::fill(&tree, &target, mount.copy_up, covers.as_ref())
             .step(|| format!("fill {}", name(mount)))?;
         if attr & libc::MOUNT_ATTR_RDONLY != 0 {
             let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
