@@ -534,6 +534,22 @@ fn state_is_kept_in_the_users_runtime_directory() {
     outcome.output().fails(&["permission denied"]);
 }
 
+#[test]
+fn what_is_cached_is_the_users() {
+    kiln_only!("caches nothing");
+    let user = needs_user!();
+    let seccomp = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["acct"], "action": "SCMP_ACT_ERRNO" }] });
+    let c = of(&user, Bundle::rootless(&user, "true").set("/linux/seccomp", seccomp));
+    let home = c.bundle.scratch();
+    let mut wrapper = user.plain();
+    wrapper.push(format!("HOME={}", home.display()));
+    let c = c.under(&wrapper);
+    c.run().ok();
+    let cache = fs::metadata(home.join(".cache/kiln/seccomp")).unwrap();
+    assert_eq!((cache.uid(), cache.mode() & 0o777), (user.id, 0o700));
+}
+
 /// CVE-2019-5736: root's executable is not the user's to write, and the user's
 /// own is not what runs in the container.
 #[test]

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use crate::Error;
 use crate::key::Key;
 
-/// Names the directory that is used instead of [`DEFAULT_DIR`].
+/// Names the directory that is used instead of [`DEFAULT_DIR`], or of a user's own.
 pub const DIR_VARIABLE: &str = "KILN_CACHE_DIR";
 /// Where kiln keeps what it can make again; compiled modules are in `aot` below it.
 pub const DEFAULT_DIR: &str = "/var/cache/kiln";
@@ -307,13 +307,28 @@ fn from_environment() -> Result<(PathBuf, u64), Error> {
 
 fn base_dir(value: Option<OsString>) -> Result<PathBuf, Error> {
     match value {
-        None => Ok(PathBuf::from(DEFAULT_DIR)),
+        None => Ok(own_base(
+            rustix::process::geteuid().is_root(),
+            env::var_os("XDG_CACHE_HOME"),
+            env::var_os("HOME"),
+        )),
         Some(dir) if Path::new(&dir).is_absolute() => Ok(PathBuf::from(dir)),
         Some(dir) => Err(Error::Variable {
             name: DIR_VARIABLE,
             value: dir.to_string_lossy().into_owned(),
             why: "not an absolute path",
         }),
+    }
+}
+
+/// Root's directory, or a user's: XDG Base Directory Specification, where a value that is not
+/// absolute counts as none.
+fn own_base(root: bool, cache: Option<OsString>, home: Option<OsString>) -> PathBuf {
+    let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    let home = || home.and_then(absolute).map(|home| home.join(".cache"));
+    match cache.and_then(absolute).or_else(home) {
+        Some(cache) if !root => cache.join("kiln"),
+        _ => PathBuf::from(DEFAULT_DIR),
     }
 }
 

@@ -38,12 +38,13 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the system's cache: `seccomp` in `KILN_CACHE_DIR`, or else in `/var/cache/kiln`.
+    /// Opens the cache: `seccomp` in `KILN_CACHE_DIR`, or else in root's `/var/cache/kiln`, or a
+    /// user's `$XDG_CACHE_HOME/kiln` or `~/.cache/kiln`.
     ///
     /// See [`Cache::open`].
     pub fn system() -> Option<Self> {
         let base = std::env::var_os("KILN_CACHE_DIR").filter(|base| !base.is_empty());
-        let base = base.map_or_else(|| PathBuf::from("/var/cache/kiln"), PathBuf::from);
+        let base = base.map_or_else(own_base, PathBuf::from);
         if !base.is_absolute() {
             log::warn!("seccomp cache not used: KILN_CACHE_DIR={} is relative", base.display());
             return None;
@@ -188,6 +189,19 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+/// XDG Base Directory Specification; a value that is not absolute counts as none.
+fn own_base() -> PathBuf {
+    let roots = PathBuf::from("/var/cache/kiln");
+    if rustix::process::geteuid().is_root() {
+        return roots;
+    }
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let cache = variable("XDG_CACHE_HOME").filter(absolute);
+    let home = || variable("HOME").filter(absolute).map(|home| home.join(".cache"));
+    cache.or_else(home).map_or(roots, |cache| cache.join("kiln"))
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {

@@ -287,7 +287,13 @@ fn many_compilers_take_turns() {
 
 #[test]
 fn the_environment_sets_it_up() {
-    assert_eq!(base_dir(None).unwrap(), Path::new("/var/cache/kiln"));
+    let own = |root, cache: Option<&str>, home: Option<&str>| {
+        own_base(root, cache.map(Into::into), home.map(Into::into))
+    };
+    assert_eq!(own(true, Some("/c"), Some("/h")), Path::new("/var/cache/kiln"));
+    assert_eq!(own(false, Some("/c"), Some("/h")), Path::new("/c/kiln"));
+    assert_eq!(own(false, Some("c"), Some("/h")), Path::new("/h/.cache/kiln"));
+    assert_eq!(own(false, None, None), Path::new("/var/cache/kiln"));
     assert_eq!(base_dir(Some("/srv/kiln".into())).unwrap(), Path::new("/srv/kiln"));
     assert_eq!(
         base_dir(Some("kiln".into())).unwrap_err().to_string(),
