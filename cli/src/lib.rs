@@ -4,6 +4,7 @@
 //! engine.
 
 mod aot;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -17,6 +18,7 @@ mod logger;
 mod matching;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod sealed;
 mod spec;
@@ -53,6 +55,8 @@ enum Command {
     #[command(args_override_self = true)]
     Aot(aot::Aot),
     #[command(args_override_self = true)]
+    Checkpoint(checkpoint::Checkpoint),
+    #[command(args_override_self = true)]
     Create(create::Create),
     #[command(args_override_self = true)]
     Delete(delete::Delete),
@@ -70,6 +74,8 @@ enum Command {
     Pause(pause::Pause),
     #[command(args_override_self = true)]
     Ps(ps::Ps),
+    #[command(args_override_self = true)]
+    Restore(restore::Restore),
     #[command(args_override_self = true)]
     Resume(pause::Resume),
     #[command(args_override_self = true)]
@@ -147,6 +153,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
     global.check()?;
     match cli.command {
         Command::Aot(command) => command.execute(),
+        Command::Checkpoint(command) => command.execute(global),
         Command::Create(command) => command.execute(global, engine),
         Command::Delete(command) => command.execute(global),
         Command::Events(command) => command.execute(global),
@@ -156,6 +163,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::List(command) => command.execute(global),
         Command::Pause(command) => command.execute(global),
         Command::Ps(command) => command.execute(global),
+        Command::Restore(command) => command.execute(global),
         Command::Resume(command) => command.execute(global),
         Command::Run(command) => command.execute(global, engine),
         Command::Spec(command) => command.execute(),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kiln_runtime::create::Confirm;
+use kiln_runtime::create::{Confirm, Container};
 use kiln_runtime::engine::Engine;
 use kiln_runtime::wait;
 
@@ -48,24 +48,36 @@ impl Run {
             kiln_runtime::create::run(options, Confirm::AtStart)?;
             return Ok(ExitCode::SUCCESS);
         }
-        if !self.no_subreaper {
-            let own = Some(rustix::process::getpid());
-            rustix::process::set_child_subreaper(own)?;
-        }
-        wait::block_signals();
+        prepare_to_wait(self.no_subreaper)?;
         let confirm = if terminal.is_some() { Confirm::AtStart } else { Confirm::AtEnd };
         let container = kiln_runtime::create::run(options, confirm)?;
-        let waited = match terminal {
-            Some(terminal) => terminal.serve(&container),
-            None => wait::wait(&container, || {}).map_err(Into::into),
-        };
-        let status = waited.inspect_err(|_| container.abandon())?;
-        if !self.keep {
-            container.remove()?;
-        }
-        match u8::try_from(status) {
-            Ok(code) => Ok(ExitCode::from(code)),
-            Err(_) => bail!("the container ended with status {status}"),
-        }
+        wait_for(&container, terminal, self.keep)
+    }
+}
+
+/// Before the container exists: takes in its orphans, unless not wanted, and blocks all signals.
+pub fn prepare_to_wait(no_subreaper: bool) -> Result<()> {
+    if !no_subreaper {
+        let own = Some(rustix::process::getpid());
+        rustix::process::set_child_subreaper(own)?;
+    }
+    wait::block_signals();
+    Ok(())
+}
+
+/// Until the container's end, with the caller's terminal connected if there is one; then removes
+/// it, unless it is to be kept. The exit status is the container's.
+pub fn wait_for(container: &Container, terminal: Option<Terminal>, keep: bool) -> Result<ExitCode> {
+    let waited = match terminal {
+        Some(terminal) => terminal.serve(container),
+        None => wait::wait(container, || {}).map_err(Into::into),
+    };
+    let status = waited.inspect_err(|_| container.abandon())?;
+    if !keep {
+        container.remove()?;
+    }
+    match u8::try_from(status) {
+        Ok(code) => Ok(ExitCode::from(code)),
+        Err(_) => bail!("the container ended with status {status}"),
     }
 }

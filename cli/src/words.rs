@@ -8,23 +8,33 @@ use std::ffi::{OsStr, OsString};
 
 /// Flags without a value, by their long names and by the short ones that are switches everywhere.
 /// The test below tells which are missing.
-const SWITCHES: [&str; 20] = [
+const SWITCHES: [&str; 30] = [
     "--all",
+    "--auto-dedup",
     "--debug",
     "--detach",
+    "--ext-unix-sk",
+    "--file-locks",
     "--force",
     "--help",
     "--ignore-paused",
     "--keep",
+    "--lazy-pages",
+    "--leave-running",
+    "--link-remap",
     "--no-new-keyring",
     "--no-new-privs",
     "--no-pivot",
     "--no-subreaper",
+    "--pre-dump",
     "--quiet",
     "--regex",
     "--rootless",
+    "--shell-job",
     "--stats",
     "--systemd-cgroup",
+    "--tcp-established",
+    "--tcp-skip-in-flight",
     "--tty",
     "--version",
     "-h",
@@ -34,7 +44,7 @@ const SWITCHES: [&str; 20] = [
 /// Short flags that are switches of some subcommands and take a value in others.
 const SHORT_SWITCHES: [(&str, &[&str]); 6] = [
     ("-a", &["kill"]),
-    ("-d", &["exec", "run"]),
+    ("-d", &["exec", "restore", "run"]),
     ("-f", &["delete"]),
     ("-q", &["list"]),
     ("-r", &["delete", "kill"]),
@@ -42,8 +52,16 @@ const SHORT_SWITCHES: [(&str, &[&str]); 6] = [
 ];
 
 /// An empty value of these means that there is none: callers pass on what they have.
-const MAY_BE_EMPTY: [&str; 5] =
-    ["--console-socket", "--criu", "--log", "--pid-file", "--pidfd-socket"];
+const MAY_BE_EMPTY: [&str; 8] = [
+    "--console-socket",
+    "--criu",
+    "--log",
+    "--page-server",
+    "--parent-path",
+    "--pid-file",
+    "--pidfd-socket",
+    "--work-path",
+];
 
 /// The words in clap's form. `-bundle` becomes `--bundle` (containerd's shim relies on it:
 /// `-no-subreaper`), `--debug=true` becomes `--debug`, `--debug=false` and `--log=` go, `-?` and

@@ -71,7 +71,8 @@ pub struct Container {
     dir: ContainerDir,
     state: State,
     cgroup: Option<Cgroup>,
-    channel: Channel,
+    /// To init, until it has executed the workload; none if CRIU has restored it.
+    channel: Option<Channel>,
     pidfd: OwnedFd,
     /// Whether an engine runs the workload: init does not execute another program then.
     engine: bool,
@@ -89,7 +90,7 @@ pub fn create(options: Options<'_>) -> Result<(), Error> {
     // Init has a copy of the locked descriptor: were the runtime killed after the message, the
     // lock would last as long as init waits. All is recorded, so it is no longer needed.
     container.dir.unlock();
-    let detached = container.channel.send(&ToInit::Created);
+    let detached = container.tell(ToInit::Created);
     if let Err(error) = detached.step(|| "detach the container's init".to_owned()) {
         container.abandon();
         return Err(error);
@@ -160,7 +161,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
     match build(options, plan, placement, &mut undo, listen) {
         Ok(Built { state, channel, pidfd }) => {
             let (cgroup, devices) = (undo.made.cgroup.take(), undo.devices.take());
-            let confirm_at_end = false;
+            let (channel, confirm_at_end) = (Some(channel), false);
             Ok(Container {
                 root,
                 dir,
@@ -195,7 +196,8 @@ fn build(
     listen: bool,
 ) -> Result<Built, Error> {
     let dir = undo.dir;
-    let mut state = describe(&options, &plan, &placement);
+    let state = describe(&options.bundle, &options.id, &plan, &placement);
+    let mut state = State { keyring: options.keyring, ..state };
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state, &options.bundle.json)?;
     undo.state = Some(state.clone());
@@ -302,13 +304,19 @@ pub fn check_terminal(terminal: bool, console: bool) -> Result<(), Error> {
     Err(Error::config("process.terminal", problem))
 }
 
-fn describe(options: &Options<'_>, plan: &Plan, placement: &Placement) -> State {
-    let spec = &options.bundle.spec;
+/// The state of a container to be.
+pub(crate) fn describe(
+    bundle: &Bundle,
+    id: &ContainerId,
+    plan: &Plan,
+    placement: &Placement,
+) -> State {
+    let spec = &bundle.spec;
     State {
         oci_version: spec.version().clone(),
-        id: options.id.to_string(),
+        id: id.to_string(),
         init: None,
-        bundle: options.bundle.path.clone(),
+        bundle: bundle.path.clone(),
         rootfs: plan.rootfs_path.clone(),
         created: timestamp(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
@@ -319,8 +327,8 @@ fn describe(options: &Options<'_>, plan: &Plan, placement: &Placement) -> State 
         poststart: plan.hooks.poststart().clone(),
         poststop: plan.hooks.poststop().clone(),
         listener: plan.listener.clone(),
-        keyring: options.keyring,
-        rdt: plan.rdt.as_ref().map(|rdt| rdt.groups(options.id.as_str())),
+        keyring: true,
+        rdt: plan.rdt.as_ref().map(|rdt| rdt.groups(id.as_str())),
     }
 }
 
@@ -434,19 +442,22 @@ pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
 }
 
 /// What has been made so far, to be taken back when a step fails.
-struct Undo<'a> {
-    root: &'a StateRoot,
-    dir: &'a ContainerDir,
+pub(crate) struct Undo<'a> {
+    pub root: &'a StateRoot,
+    pub dir: &'a ContainerDir,
     /// What of it has been made: never what somebody else has there.
-    made: Made,
-    init: Option<OwnedFd>,
-    state: Option<State>,
-    devices: Option<Moved>,
-    rdt: Vec<PathBuf>,
+    pub made: Made,
+    /// Our child.
+    pub init: Option<OwnedFd>,
+    pub state: Option<State>,
+    /// Taken into the container's network namespace.
+    pub devices: Option<Moved>,
+    pub rdt: Vec<PathBuf>,
 }
 
 impl Undo<'_> {
-    fn undo(&self) {
+    /// In reverse.
+    pub fn undo(&self) {
         // Before the namespace goes, and many kinds of device with it.
         if let Some(devices) = &self.devices {
             devices.give_back();
@@ -481,10 +492,26 @@ pub(crate) fn end(pidfd: &OwnedFd) {
 }
 
 impl Container {
+    /// One that CRIU has restored: its init, our child, runs.
+    pub(crate) fn restored(
+        root: StateRoot,
+        dir: ContainerDir,
+        state: State,
+        cgroup: Option<Cgroup>,
+        pidfd: OwnedFd,
+    ) -> Self {
+        let (channel, engine, confirm_at_end, devices) = (None, false, false, None);
+        Self { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end, devices }
+    }
+
+    fn tell(&self, message: ToInit) -> Result<(), rustix::io::Errno> {
+        self.channel.as_ref().map_or(Ok(()), |channel| channel.send(&message))
+    }
+
     /// Tells init to execute the workload and waits until it has, unless that is put off.
     fn start(&self) -> Result<(), Error> {
         let agent = self.state.listener.as_ref().map(Listener::connect).transpose()?;
-        still_there(self.channel.send(&ToInit::Start))?;
+        still_there(self.tell(ToInit::Start))?;
         if self.confirm_at_end {
             return Ok(());
         }
@@ -493,7 +520,9 @@ impl Container {
     }
 
     fn confirm(&self, agent: Option<Agent<'_>>) -> Result<(), Error> {
-        await_workload(&self.channel, &self.state, Status::Created, self.pid(), agent)?;
+        if let Some(channel) = &self.channel {
+            await_workload(channel, &self.state, Status::Created, self.pid(), agent)?;
+        }
         // Init's death closes the channel, too.
         let executed = self.state.init.as_ref().is_none_or(Process::has_left_runtime);
         if !executed && !self.engine {

@@ -145,6 +145,8 @@ pub fn features(mount_options: &[&str], unsafe_annotations: &[&str]) -> Features
     let mount_options = sorted(mount_options);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut annotations = BTreeMap::from([("run.oci.kiln.version", version)]);
+    // Whether or not the host has CRIU: features-linux.md, and runc.
+    annotations.insert("org.opencontainers.runc.checkpoint.enabled", "true".to_owned());
     if let Some(libseccomp) = seccomp::library_version() {
         annotations.insert("io.github.seccomp.libseccomp.version", libseccomp);
     }
@@ -257,6 +259,7 @@ mod tests {
         assert_eq!(idmap.unwrap().enabled(), &Some(true));
         let annotations = read.annotations().as_ref().unwrap();
         assert!(annotations["io.github.seccomp.libseccomp.version"].starts_with("2."));
+        assert_eq!(annotations["org.opencontainers.runc.checkpoint.enabled"], "true");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod affinity;
 pub mod annotations;
 pub mod bundle;
 pub mod channel;
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod devices;

@@ -300,6 +300,34 @@ impl Namespaces {
         made.map(Some)
     }
 
+    /// In the runtime, for a container that another has made (CRIU) and whose init is `pid`: brings
+    /// up the loopback interface of its network namespace, and returns to the runtime's own. Nothing
+    /// if it joins one.
+    ///
+    /// # Errors
+    /// The namespace cannot be joined, or the runtime cannot return.
+    pub fn loopback_of(&self, pid: i32) -> Result<(), Error> {
+        if !self.makes(libc::CLONE_NEWNET) {
+            return Ok(());
+        }
+        let step = || "join the network namespace".to_owned();
+        let link = Some(LinkNameSpaceType::Network);
+        let own = open_namespace(Path::new("/proc/self/ns/net")).step(step)?;
+        let other = open_namespace(Path::new(&format!("/proc/{pid}/ns/net"))).step(step)?;
+        rustix::thread::move_into_link_name_space(other.as_fd(), link).step(step)?;
+        let up = loopback_up();
+        rustix::thread::move_into_link_name_space(own.as_fd(), link)
+            .step(|| "return to the network namespace".to_owned())?;
+        up
+    }
+
+    /// The namespaces that are joined: CLONE_NEW*, the name in /proc/PID/ns, the path in the config.
+    pub fn joined(&self) -> impl Iterator<Item = (i32, &'static str, &str, BorrowedFd<'_>)> {
+        self.joined.iter().map(|join| {
+            (join.kind.flag, join.kind.file, join.path.as_str(), join.namespace.as_fd())
+        })
+    }
+
     /// In init: takes the network namespace that the runtime has made, by way of `made`, or makes
     /// it.
     ///
@@ -466,7 +494,8 @@ fn given_path(namespace: &LinuxNamespace) -> Option<&Path> {
     namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
-fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
+/// Opens a namespace's file.
+pub(crate) fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
@@ -479,7 +508,8 @@ fn loopback_up() -> Result<(), Error> {
     sys::interface_up(socket.as_fd(), c"lo").step(step)
 }
 
-fn unshare(flags: i32) -> Result<(), Errno> {
+/// unshare(2); nothing for no flags.
+pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
     if flags == 0 {
         return Ok(());
     }

@@ -303,7 +303,8 @@ impl StateRoot {
         }
     }
 
-    fn join(&self, id: &ContainerId) -> PathBuf {
+    /// The path of a container's directory, as the root's was given.
+    pub(crate) fn join(&self, id: &ContainerId) -> PathBuf {
         self.path.join(id.as_str())
     }
 }

@@ -264,6 +264,28 @@ pub fn probe(number: c_long, probe: Probe) -> Errno {
     result(value).err().unwrap_or(Errno::INVAL)
 }
 
+/// Takes over a descriptor that this program's caller has left open for it, for writing;
+/// close-on-exec from here on.
+///
+/// # Errors
+/// EBADF if it is not open, not for writing, or not the caller's; EINVAL for one of the standard
+/// streams.
+pub fn inherited_for_writing(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 3 {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: takes a number, and changes nothing.
+    let get = |what| result(unsafe { libc::fcntl(number, what) }.into());
+    let (access, flags) = (get(libc::F_GETFL)? as c_int, get(libc::F_GETFD)? as c_int);
+    if access & libc::O_ACCMODE == libc::O_RDONLY || flags & libc::FD_CLOEXEC != 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: as above; from here on it is told from one that was inherited.
+    result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: nobody in this program owns it: all that it opens is close-on-exec, this was not.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Joins a new session keyring of this name, so that the container does not see the caller's:
 /// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
 ///

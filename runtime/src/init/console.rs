@@ -45,6 +45,17 @@ impl AsFd for Console {
     }
 }
 
+impl Console {
+    /// Sends it the master of a terminal that is there already, under the name that runc sends.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub(crate) fn give(&self, master: &OwnedFd) -> Result<(), Error> {
+        send_descriptor(&self.socket, b"/dev/ptmx", master)
+            .step(|| "send the terminal to the console socket".to_owned())
+    }
+}
+
 /// Opens a terminal, sends its master to `console`, and makes the other end /dev/console, the
 /// controlling terminal, and stdin, stdout and stderr.
 pub fn open(

@@ -13,11 +13,11 @@ pub(crate) mod exec;
 mod hostname;
 mod launch;
 mod limits;
-mod mounts;
+pub(crate) mod mounts;
 mod notify;
-mod paths;
+pub(crate) mod paths;
 mod pivot;
-mod rootfs;
+pub(crate) mod rootfs;
 mod shared;
 pub(crate) mod sysctl;
 

@@ -13,6 +13,13 @@ use crate::plan::Plan;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
 
+/// Of the null device that masks files.
+pub const NULL_ATTR: MountAttr = MountAttr {
+    set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
+    clear: 0,
+    propagation: 0,
+};
+
 /// A detached, read-only mount of the host's /dev/null, checked: the container's could be anything
 /// (CVE-2025-31133). Read-only, because the file is the host's own: uid 0 of a container could
 /// change its mode through a masked path. A device on a read-only mount can still be written to.
@@ -27,9 +34,7 @@ pub fn host_null() -> Result<OwnedFd, Error> {
         return Err(Failure::because(step(), "it is not the null device").into());
     }
     let tree = clone_open(&null, false).step(step)?;
-    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    let attr = MountAttr { set, ..MountAttr::default() };
-    sys::mount_setattr(tree.as_fd(), attr, false, None).step(step)?;
+    sys::mount_setattr(tree.as_fd(), NULL_ATTR, false, None).step(step)?;
     Ok(tree)
 }
 
