@@ -26,8 +26,8 @@ fn no_criu() -> Option<&'static str> {
             Ok(out) => out,
         };
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        (!out.status.success())
-            .then(|| format!("criu check: {}", text.lines().last().unwrap_or("failed")))
+        let last = text.lines().last().unwrap_or("it does not say why");
+        (!out.status.success()).then(|| format!("criu check: {}: {last}", out.status))
     });
     why.as_deref()
 }
