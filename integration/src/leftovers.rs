@@ -125,6 +125,11 @@ fn has_mount_of(pid: i32, home: &Path) -> bool {
     proc::mounts(&pid.to_string()).iter().any(from)
 }
 
+/// Whether the process's root is in the folder, or it has mounts from there.
+pub(crate) fn is_inside(pid: i32, home: &Path) -> bool {
+    rooted_in(pid, home) || has_mount_of(pid, home)
+}
+
 /// Whether the process's root directory lies in the folder.
 fn rooted_in(pid: i32, home: &Path) -> bool {
     let is_root = |mount: &proc::Mount| mount.point == Path::new("/");

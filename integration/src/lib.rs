@@ -28,6 +28,7 @@ pub mod command;
 pub mod console;
 mod container;
 pub mod examples;
+pub mod faults;
 pub mod hostmount;
 pub mod leftovers;
 pub mod pidfd;
