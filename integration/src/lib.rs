@@ -27,6 +27,8 @@ pub mod cgroup;
 pub mod command;
 pub mod console;
 mod container;
+#[cfg(test)]
+mod docs;
 pub mod examples;
 pub mod faults;
 pub mod hostmount;
