@@ -3,10 +3,12 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 
 use kiln_integration::systemd::{self, knows, property};
 use kiln_integration::{
-    Bundle, Cli, Container, Outcome, cgroup, eventually, json, kiln_only, skip,
+    Bundle, Cli, Container, Outcome, Value, cgroup, command, eventually, json, kiln_only,
+    needs_user, skip,
 };
 
 const MIB: i64 = 1 << 20;
@@ -453,5 +455,95 @@ fn two_managers_contradict() {
     let flags = ["--systemd-cgroup", "--cgroup-manager", "cgroupfs", "run", "--bundle"];
     let outcome = c.cli(&flags).arg(c.bundle.path()).arg(&c.id).output();
     outcome.fails(&["--systemd-cgroup contradicts --cgroup-manager"]);
+    c.assert_nothing_left();
+}
+
+#[test]
+fn exec_lands_in_the_scope() {
+    needs_systemd!();
+    let c = detached(sleeping().without_namespace("cgroup"));
+    let init = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+    assert!(init.contains(&scope(&c)), "{init}");
+    c.exec(&["cat", "/proc/self/cgroup"]).ok().prints(&init);
+}
+
+/// Killed in the middle of what it says to systemd, and after it.
+#[test]
+fn a_killed_runtime_leaves_nothing_that_delete_does_not_find() {
+    needs_systemd!();
+    if !command::exists("strace") {
+        skip!("strace is not installed");
+    }
+    let calls = [1, 4, 7, 9, 10, 11, 12, 13, 14, 15].map(|count| ("setsockopt", count));
+    let mut killed = 0;
+    for (name, count) in calls.into_iter().chain([("symlinkat", 1)]) {
+        let c = sleeping().container();
+        let inject = format!("inject={name}:signal=KILL:when={count}");
+        let trace = format!("trace={name}");
+        let cli = c.cli(&["--systemd-cgroup", "run", "--detach", "--bundle"]);
+        let cli = cli.arg(c.bundle.path()).arg(&c.id);
+        let wrapper = ["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        killed += u32::from(cli.under(&wrapper).output().status.signal() == Some(9));
+        c.delete_force();
+        is_gone(&c, &scope(&c));
+    }
+    assert!(killed > 6, "{killed} were killed");
+}
+
+#[test]
+fn features_list_it() {
+    let document = Cli::new(["features"]).output().ok().stdout;
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["linux"]["cgroup"]["systemd"], json!(true));
+    assert_eq!(document["linux"]["cgroup"]["systemdUser"], json!(true));
+    let annotations = &document["potentiallyUnsafeConfigAnnotations"];
+    assert!(annotations.as_array().unwrap().contains(&json!("org.systemd.property.")));
+}
+
+#[test]
+fn a_user_has_a_scope_of_the_own_systemd() {
+    needs_systemd!();
+    needs_v2!();
+    let user = needs_user!();
+    let Some(wrapper) = user.delegated() else {
+        skip!("nobody here has a systemd of the own");
+    };
+    let limits = json!({ "memory": { "limit": 64 * MIB }, "pids": { "limit": 17 } });
+    let bundle = Bundle::rootless(&user, "sleep 100").set("/linux/resources", limits);
+    let bundle = bundle.without_namespace("cgroup");
+    user.own(&bundle);
+    let c = bundle.container().under(&wrapper);
+    with_systemd(&c, "run", &["--detach"]).ok();
+    let id = user.id;
+    let own = format!("/user.slice/user-{id}.slice/user@{id}.service");
+    assert_eq!(cgroup_of(c.pid()), format!("{own}/user.slice/{}", scope(&c)));
+    let show = |name: &str| {
+        let words = ["--user", "show", "--value", "--property", name, "--", &scope(&c)];
+        let cli = Cli::new(words).binary("systemctl").under(&wrapper);
+        cli.output().ok().stdout.trim().to_owned()
+    };
+    assert_eq!(show("MemoryMax"), "67108864");
+    c.cli(&["update", "--pids-limit", "23", &c.id]).output().ok();
+    assert_eq!(show("TasksMax"), "23");
+    let pids = cgroup::setting(c.pid(), "pids", "pids.max", "pids.max");
+    assert_eq!(pids.as_deref(), Some("23"));
+    c.exec(&["cat", "/proc/self/cgroup"]).ok().shows(&scope(&c));
+    c.delete_force().ok();
+    assert_eq!(show("ActiveState"), "inactive");
+    c.assert_nothing_left();
+}
+
+#[test]
+fn a_user_without_systemd_is_told_so() {
+    kiln_only!("its words");
+    let user = needs_user!();
+    let bundle = Bundle::rootless(&user, "true");
+    user.own(&bundle);
+    let mut wrapper = user.plain();
+    let nowhere = bundle.home().display().to_string();
+    wrapper.extend([format!("XDG_RUNTIME_DIR={nowhere}"), "DBUS_SESSION_BUS_ADDRESS=".into()]);
+    let c = bundle.container().under(&wrapper);
+    let bus = format!("{nowhere}/bus: no such file");
+    with_systemd(&c, "run", &[]).fails(&["systemd: connect as a user: ", &bus]);
     c.assert_nothing_left();
 }
