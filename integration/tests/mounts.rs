@@ -392,3 +392,13 @@ fn a_file_is_bound_where_a_dangling_symlink_leads() {
     let mount = json!({ "destination": "/hosts", "source": data, "options": ["bind"] });
     bundle.push("/mounts", mount).container().run().ok().prints("bound\n/run/late/hosts\n");
 }
+
+#[test]
+fn a_relative_source_is_the_bundles() {
+    let bundle = Bundle::sh("cat /in/file");
+    let data = bundle.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "bundle\n").unwrap();
+    let c = bundle.bind("data", "/in", &["bind"]).container();
+    c.run_cli(&[]).dir("/").output().ok().prints("bundle\n");
+}

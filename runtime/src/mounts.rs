@@ -348,8 +348,15 @@ impl MountPlan {
         Ok(())
     }
 
-    /// A destination on the host, below the rootfs, means the place inside: runc and crun have it so.
-    pub fn strip_root(&mut self, rootfs: &Path) {
+    /// Places what is written with the bundle in mind: the source of a bind mount is relative to it
+    /// (config.md#mounts), and a destination on the host, below the rootfs, means the place inside,
+    /// as runc and crun have it.
+    pub fn locate(&mut self, bundle: &Path, rootfs: &Path) {
+        if let Source::Bind { path, .. } = &mut self.source
+            && path.is_relative()
+        {
+            *path = bundle.join(&*path);
+        }
         if rootfs != Path::new("/")
             && let Ok(inside) = self.destination.strip_prefix(rootfs)
         {

@@ -222,7 +222,7 @@ impl Plan {
         let rootfs_path = bundle.rootfs()?;
         let rootfs = mounts::open_dir(&rootfs_path)
             .step(|| format!("root.path: open {}", rootfs_path.display()))?;
-        mounts.iter_mut().for_each(|mount| mount.strip_root(&rootfs_path));
+        mounts.iter_mut().for_each(|mount| mount.locate(&bundle.path, &rootfs_path));
         let (seccomp, listener) = extensions.seccomp(linux.seccomp().as_ref())?;
         let hook_output = HookOutput::open(spec.annotations().iter().flatten(), &bundle.path)?;
         let late = rootless::mounts_late(privilege, &rootfs)?;
