@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
 use libseccomp::{ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, notify_id_valid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -55,7 +54,7 @@ impl Agent {
     /// If nothing comes in 20 seconds.
     #[track_caller]
     pub fn next(&self) -> Heard {
-        self.heard.recv_timeout(Duration::from_secs(20)).expect("the agent heard nothing")
+        self.heard.recv_timeout(crate::patience(20)).expect("the agent heard nothing")
     }
 
     /// The next container process state, with the number of descriptors; skips calls.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::{binary, reaper};
+use crate::{binary, patience, reaper};
 
 /// How long a command may take before the test fails.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: u64 = 30;
 
 /// One command line of the binary under test, not yet run.
 #[derive(Debug, Default)]
@@ -153,7 +153,7 @@ impl Running {
 
     /// As [`Running::wait`], but says it when the command hangs: for destructors.
     pub fn try_wait(mut self) -> Result<Outcome, String> {
-        let left = DEADLINE.saturating_sub(self.since.elapsed());
+        let left = patience(DEADLINE).saturating_sub(self.since.elapsed());
         let ended = wait_child(&mut self.child, left);
         self.waited = ended.is_some();
         let elapsed = self.since.elapsed();
@@ -162,7 +162,8 @@ impl Running {
         match ended {
             Some(status) => Ok(Outcome { line, status, stdout, stderr, elapsed }),
             None => Err(format!(
-                "{line} did not end in {DEADLINE:?}\nstdout: {stdout}\nstderr: {stderr}"
+                "{line} did not end in {:?}\nstdout: {stdout}\nstderr: {stderr}",
+                patience(DEADLINE)
             )),
         }
     }

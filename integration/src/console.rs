@@ -38,9 +38,9 @@ impl ConsoleSocket {
     /// Takes the terminal from the runtime, which must send exactly one
     /// descriptor in one message.
     pub fn accept(&self) -> Terminal {
-        assert!(readable(&self.listener, Duration::from_secs(10)), "nobody connected");
+        assert!(readable(&self.listener, crate::patience(10)), "nobody connected");
         let (stream, _) = self.listener.accept().unwrap();
-        assert!(readable(&stream, Duration::from_secs(10)), "no message on the console socket");
+        assert!(readable(&stream, crate::patience(10)), "no message on the console socket");
         let mut name = [0; 256];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -78,7 +78,7 @@ impl Terminal {
         let mut text = String::new();
         let mut buffer = [0; 4096];
         while !text.contains(end) {
-            assert!(readable(&self.master, Duration::from_secs(10)), "only got {text:?}");
+            assert!(readable(&self.master, crate::patience(10)), "only got {text:?}");
             // EIO: the last process with the terminal open has gone.
             match self.master.read(&mut buffer) {
                 Ok(0) | Err(_) => break,

@@ -190,7 +190,7 @@ impl Drop for Container {
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
     let since = Instant::now();
     while !ready() {
-        assert!(since.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        assert!(since.elapsed() < crate::patience(60), "waited a minute or more for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -14,8 +14,8 @@
 //! - [`skip!`] reports a test that this machine cannot run, never silently.
 //!
 //! Variables: `KILN` (binary under test), `KILN_TEST_NO_SKIP=1` (a skip is a failure),
-//! `KILN_TEST_SKIP_LOG` (file that skips are appended to), `KILN_TEST_SLOW` (repeat less, see
-//! [`rounds`]).
+//! `KILN_TEST_SKIP_LOG` (file that skips are appended to), `KILN_TEST_SLOW` (repeat less and
+//! wait longer, see [`rounds`] and [`patience`]).
 
 // A harness reports by panicking, which is what a test is to do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -50,5 +50,14 @@ pub use serde_json::{Value, json};
 /// How often a test is to repeat what it wants `count` of: a tenth on a machine that says of itself
 /// that it is slow (`KILN_TEST_SLOW`), as the virtual machine without KVM does.
 pub fn rounds(count: u32) -> u32 {
-    if std::env::var_os("KILN_TEST_SLOW").is_some() { count.div_ceil(10) } else { count }
+    if is_slow() { count.div_ceil(10) } else { count }
+}
+
+/// How long a test is to wait for what takes no time at all elsewhere: ten times as long there.
+pub fn patience(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(if is_slow() { 10 * seconds } else { seconds })
+}
+
+fn is_slow() -> bool {
+    std::env::var_os("KILN_TEST_SLOW").is_some()
 }

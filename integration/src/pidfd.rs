@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -33,7 +32,7 @@ impl PidfdSocket {
 
     /// Takes the pidfd, and the text that comes with it.
     pub fn accept(&self) -> (String, OwnedFd) {
-        assert!(readable(&self.listener, Duration::from_secs(10)), "nobody connected");
+        assert!(readable(&self.listener, crate::patience(10)), "nobody connected");
         let (stream, _) = self.listener.accept().unwrap();
         let mut text = [0; 64];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
