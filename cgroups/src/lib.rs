@@ -34,6 +34,8 @@ mod dir;
 mod error;
 mod events;
 mod freezer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hugetlb;
 mod io;
 mod join;
@@ -52,7 +54,7 @@ mod subtree;
 mod sys;
 pub mod systemd;
 mod target;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 mod unified;
 

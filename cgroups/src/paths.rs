@@ -116,7 +116,7 @@ impl Hierarchy {
     }
 
     /// The cgroup `c` of a hierarchy at `mount_point`.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn for_test(v2: bool, controllers: &[&str], mount_point: &Path) -> Self {
         Self {
             v2,
@@ -202,6 +202,17 @@ impl Wanted {
         }
         Ok(Self { absolute: given.is_absolute(), unit: false, path })
     }
+}
+
+/// The pure part of [`resolve`], for the fuzz target.
+#[cfg(fuzzing)]
+pub(crate) fn place_in(
+    path: &Path,
+    mounts: &[Mount],
+    memberships: &[Membership],
+) -> Result<Paths, Error> {
+    let wanted = Wanted::parse(Some(path), "id")?;
+    place(&wanted, mounts, memberships, |_| Ok("cpu memory pids".to_owned()))
 }
 
 /// The pure part of [`resolve`]. `unified_controllers` reads the list in the

@@ -46,6 +46,27 @@ use crate::paths::{self, Paths};
 
 pub use self::gvariant::PREFIX as PROPERTY_PREFIX;
 
+/// What the fuzz target calls.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing {
+    use std::path::Path;
+
+    use super::connection::Address;
+    pub(crate) use super::message::{decode, length};
+    use super::name::Name;
+    use crate::error::Error;
+
+    /// How many addresses the list has.
+    pub fn addresses(list: &str) -> usize {
+        Address::parse_list(list).len()
+    }
+
+    /// The cgroup of the unit that the path names.
+    pub fn name(path: &Path) -> Result<Option<String>, Error> {
+        Name::parse(Some(path), "id", "system.slice").map(|name| name.path())
+    }
+}
+
 /// Whose systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Instance {

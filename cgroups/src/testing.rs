@@ -1,4 +1,7 @@
-//! For unit tests: a cgroup that is an ordinary directory.
+//! For unit tests and the fuzz target: a cgroup that is an ordinary directory.
+
+#![cfg_attr(fuzzing, allow(dead_code))]
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
@@ -11,13 +14,13 @@ use crate::paths::Hierarchy;
 /// One hierarchy with the given controllers; the container's cgroup in it has
 /// the given empty files. A file takes one write: unlike in cgroupfs, a second
 /// would overwrite the beginning of the first.
-pub(crate) struct Fake {
-    pub cgroup: Cgroup,
+pub struct Fake {
+    pub(crate) cgroup: Cgroup,
     root: TempDir,
 }
 
 impl Fake {
-    pub fn new(v2: bool, controllers: &[&str], files: &[&str]) -> Self {
+    pub(crate) fn new(v2: bool, controllers: &[&str], files: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let inside = root.path().join("c");
         std::fs::create_dir(&inside).unwrap();
@@ -31,20 +34,26 @@ impl Fake {
         Self { cgroup, root }
     }
 
-    pub fn write(&self, file: &str, text: &str) {
+    pub(crate) fn write(&self, file: &str, text: &str) {
         std::fs::write(self.root.path().join("c").join(file), text).unwrap();
     }
 
-    pub fn remove(&self, file: &str) {
+    pub(crate) fn remove(&self, file: &str) {
         std::fs::remove_file(self.root.path().join("c").join(file)).unwrap();
     }
 
     /// In the directory that stands for the hierarchy's root.
-    pub fn write_root(&self, file: &str, text: &str) {
+    pub(crate) fn write_root(&self, file: &str, text: &str) {
         std::fs::write(self.root.path().join(file), text).unwrap();
     }
 
-    pub fn read(&self, file: &str) -> String {
+    /// Likewise.
+    #[cfg(fuzzing)]
+    pub(crate) fn read_root(&self, file: &str) -> String {
+        std::fs::read_to_string(self.root.path().join(file)).unwrap_or_default()
+    }
+
+    pub(crate) fn read(&self, file: &str) -> String {
         std::fs::read_to_string(self.root.path().join("c").join(file)).unwrap()
     }
 }

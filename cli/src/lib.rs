@@ -10,6 +10,8 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod global;
 mod handover;
 mod kill;

@@ -132,12 +132,12 @@ fn read(file: &Path) -> Result<LinuxResources> {
 }
 
 /// Up to the end of the object: whoever writes it to a pipe need not close that.
-fn parse(from: impl Read) -> Result<LinuxResources> {
+pub(crate) fn parse(from: impl Read) -> Result<LinuxResources> {
     Ok(LinuxResources::deserialize(&mut serde_json::Deserializer::from_reader(from))?)
 }
 
 /// `64M`, `1.5 GiB`, `4096`, `-1`: units are powers of 1024, as runc reads them.
-fn bytes(text: &str) -> Result<i64, String> {
+pub(crate) fn bytes(text: &str) -> Result<i64, String> {
     if text == "-1" {
         return Ok(-1);
     }

@@ -262,6 +262,32 @@ impl Plan {
     }
 }
 
+/// What [`Plan::new`] checks without opening anything, for the fuzz target.
+#[cfg(fuzzing)]
+pub fn check(spec: &Spec) -> Result<(), Error> {
+    check_version(spec)?;
+    let linux = spec.linux().clone().unwrap_or_default();
+    let process = spec.process().as_ref().ok_or_else(|| Error::config("process", "is needed"))?;
+    let namespaces = Namespaces::new(&linux, Privilege::of_caller())?;
+    named(&namespaces, "hostname", spec.hostname())?;
+    let mut mounts = Vec::new();
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        mounts.push(MountPlan::new(index, mount)?);
+    }
+    let process = ProcessPlan::new(process, &linux)?;
+    Extensions::new(spec.annotations().iter().flatten())?;
+    kiln_hooks::validate(&spec.hooks().clone().unwrap_or_default())?;
+    net_devices::plan(&linux, &namespaces)?;
+    for (path, _) in sysctl(&linux, &namespaces)? {
+        let inside = |part| matches!(part, std::path::Component::Normal(_));
+        assert!(path.components().all(inside), "{path:?}");
+    }
+    devices::plan(linux.devices().as_deref().unwrap_or_default())?;
+    let _ = mounts::propagation(linux.rootfs_propagation().as_deref().unwrap_or_default());
+    paths("linux.maskedPaths", linux.masked_paths().as_ref());
+    rootless::check(&namespaces, &mounts, &process, false)
+}
+
 /// linux.seccomp, compiled, with the agent that it needs if it notifies.
 ///
 /// # Errors

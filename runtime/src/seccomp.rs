@@ -12,8 +12,10 @@ mod cache;
 mod compile;
 mod condense;
 mod enosys;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod key;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod machine;
 mod plan;
 
