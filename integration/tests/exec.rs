@@ -340,7 +340,7 @@ fn a_process_file_that_is_none() {
     let file = c.bundle.scratch().join("p");
     let flags = ["-p", file.to_str().unwrap()];
     c.exec_cli(&flags, &[]).output().fails_with(255, &["scratch/p", "no such file"]);
-    for (text, part) in [("{", "EOF"), ("{}", "user"), (r#"{"user":{},"cwd":"/"}"#, "args")] {
+    for (text, part) in [("{", "EOF"), ("{}", "cwd"), (r#"{"user":{},"cwd":"/"}"#, "args")] {
         fs::write(&file, text).unwrap();
         c.exec_cli(&flags, &[]).output().fails_with(255, &[part]);
     }
@@ -516,6 +516,15 @@ fn a_container_in_a_joined_mount_namespace() {
     // It sees the container's mounts, which are looked for when `c` goes.
     kiln_integration::reaper::end(&mut holder);
     outcome.ok().prints("inside");
+}
+
+/// As for runc, whose fields are 0 where the file has none.
+#[test]
+fn a_process_file_without_a_user() {
+    let c = running(idle());
+    let mut process = process(&["id", "-u"]);
+    process.as_object_mut().unwrap().remove("user");
+    exec_process(&c, &process).output().ok().prints("0\n");
 }
 
 #[test]

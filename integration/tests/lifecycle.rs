@@ -285,6 +285,25 @@ fn sigkill_without_a_pid_namespace_ends_every_process() {
     kiln_integration::eventually("all to end", || !all.iter().any(|&pid| proc::alive(pid)));
 }
 
+/// https://github.com/opencontainers/runc/issues/4047
+#[test]
+fn sigkill_without_a_pid_namespace_ends_what_init_has_left() {
+    kiln_only!("crun and older runc leave them");
+    let c = Bundle::sh("sleep 101 & sleep 102 & echo up > /up; wait").writable();
+    let c = c.without_namespace("pid").container();
+    c.detach().ok();
+    c.await_file("/up");
+    let all = kiln_integration::cgroup::members(c.pid());
+    let init = rustix::process::Pid::from_raw(c.pid()).unwrap();
+    rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
+    c.await_status("stopped");
+    assert!(all.iter().any(|&pid| proc::alive(pid)));
+    c.kill("TERM").fails(&["container not running"]);
+    c.kill("KILL").ok();
+    kiln_integration::eventually("all to end", || !all.iter().any(|&pid| proc::alive(pid)));
+    kiln_integration::eventually("nothing to kill", || !c.kill("KILL").status.success());
+}
+
 #[test]
 fn kill_all_of_a_stopped_container_is_no_error() {
     let c = Bundle::new().container();

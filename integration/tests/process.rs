@@ -85,6 +85,14 @@ fn a_working_directory_of_the_user_only() {
     c.container().run().ok().prints("/private\n");
 }
 
+/// In a read-only root as well: it is made before that is.
+#[test]
+fn a_working_directory_that_is_missing_is_made() {
+    let bundle = Bundle::sh("pwd").set("/process/cwd", json!("/made/for/it"));
+    assert_eq!(bundle.config["root"]["readonly"], json!(true));
+    bundle.container().run().ok().prints("/made/for/it\n");
+}
+
 #[test]
 fn a_program_that_is_not_in_path() {
     let c = Bundle::new().args(&["no-such-program"]).container();

@@ -75,7 +75,7 @@ pub enum Error {
         /// The id as given.
         id: String,
         /// Which rule.
-        problem: &'static str,
+        problem: String,
     },
     /// No container of this id below the state root.
     #[error("container \"{0}\" does not exist")]

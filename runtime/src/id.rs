@@ -30,13 +30,16 @@ impl FromStr for ContainerId {
     fn from_str(id: &str) -> Result<Self, Error> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
         let problem = if id.is_empty() {
-            "must not be empty"
+            "must not be empty".to_owned()
         } else if id.len() > 1024 {
-            "is longer than 1024 characters"
+            "is longer than 1024 characters".to_owned()
         } else if id == "." || id == ".." {
-            "is not a name"
-        } else if !id.chars().all(allowed) {
-            "invalid id format: only letters, digits and _ + - . are allowed"
+            "is not a name".to_owned()
+        } else if let Some(wrong) = id.chars().find(|&c| !allowed(c)) {
+            // The words of runc and crun.
+            let hint = "(hint: letters, digits and _ + - . are allowed)";
+            let wrong = wrong.escape_default();
+            format!("invalid id format: invalid character `{wrong}` in the ID {hint}")
         } else {
             return Ok(Self(id.to_owned()));
         };

@@ -10,7 +10,7 @@ use rustix::time::Timespec;
 
 use crate::error::{Error, Failure, Step};
 use crate::process::Process;
-use crate::state::{ContainerDir, Status};
+use crate::state::{ContainerDir, State, Status};
 use crate::sys;
 
 /// How long a process may take to end after SIGKILL: it may have much memory to give back.
@@ -39,7 +39,7 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
         _ => false,
     };
     if !sent {
-        return Err(Error::NotRunning);
+        return kill_orphans(&state, number);
     }
     let (Some(paths), libc::SIGKILL) = (&state.cgroup, number) else { return Ok(()) };
     if shared {
@@ -50,6 +50,19 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
         // A frozen process of cgroup v1 does not even end.
         Status::Paused => Ok(Cgroup::open(paths)?.thaw()?),
         _ => Ok(()),
+    }
+}
+
+/// SIGKILL to what a shared pid namespace has kept of a container whose init has ended: nothing but
+/// its cgroup leads to it, and runc does it.
+fn kill_orphans(state: &State, number: i32) -> Result<(), Error> {
+    let (Some(paths), Some(_), libc::SIGKILL) = (&state.cgroup, &state.init, number) else {
+        return Err(Error::NotRunning);
+    };
+    let cgroup = Cgroup::open(paths)?;
+    match cgroup.pids()?.is_empty() {
+        true => Err(Error::NotRunning),
+        false => Ok(cgroup.signal(number)?),
     }
 }
 

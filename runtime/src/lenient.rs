@@ -1,6 +1,7 @@
 //! Configs that oci-spec's types refuse and the spec does not.
 //!
-//! Two scheduler flags have other names there than in the spec. And capabilities may be unknown:
+//! Two scheduler flags have other names there than in the spec. A process may be without `user`: its
+//! ids are 0 then, as for runc and crun. And capabilities may be unknown:
 //!
 //! A config may have been written for a newer kernel. The spec lets a runtime go without with a
 //! warning (config.md#process: "any value which cannot be mapped to a relevant kernel interface,
@@ -29,7 +30,8 @@ pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
             set.retain(|name| is_known(name) || !name.is_string() || note(&mut unknown, name));
         }
     }
-    if !respell_flags(&mut value) && unknown.is_empty() {
+    let respelled = respell_flags(&mut value);
+    if !complete_user(&mut value) && !respelled && unknown.is_empty() {
         return Err(error);
     }
     let read = serde_json::from_value(value)?;
@@ -59,6 +61,22 @@ fn respell_flags(value: &mut Value) -> bool {
         }
     }
     any
+}
+
+/// Gives a process the ids that it leaves out; whether it left any out.
+fn complete_user(value: &mut Value) -> bool {
+    let process = match value.get("ociVersion") {
+        Some(_) => value.get_mut("process"),
+        None => Some(value),
+    };
+    let Some(process) = process.and_then(Value::as_object_mut) else { return false };
+    let user = process.entry("user").or_insert_with(|| Value::Object(Default::default()));
+    let Some(user) = user.as_object_mut() else { return false };
+    let before = user.len();
+    for id in ["uid", "gid"] {
+        user.entry(id).or_insert_with(|| Value::from(0));
+    }
+    user.len() > before
 }
 
 fn is_known(name: &Value) -> bool {
@@ -95,6 +113,21 @@ mod tests {
             "flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_RECLAIM"]}}"#;
         let read: Process = from_slice(process.as_bytes()).unwrap();
         assert_eq!(read.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn ids_that_are_left_out_are_0() {
+        for user in ["", r#","user":{}"#, r#","user":{"gid":7}"#] {
+            let process = format!(r#"{{"cwd":"/"{user}}}"#);
+            let read: Process = from_slice(process.as_bytes()).unwrap();
+            assert_eq!(read.user().uid(), 0);
+            assert_eq!(read.user().gid(), if user.contains('7') { 7 } else { 0 });
+            let spec = format!(r#"{{"ociVersion":"1.0.0","process":{process}}}"#);
+            assert!(from_slice::<Spec>(spec.as_bytes()).unwrap().process().is_some());
+        }
+        assert!(from_slice::<Process>(br#"{"cwd":"/","user":{"uid":"a","gid":0}}"#).is_err());
+        assert!(from_slice::<Process>(br#"{"cwd":"/","user":null}"#).is_err());
+        assert!(from_slice::<Process>(br#"{"ociVersion":"1.0.0","cwd":"/"}"#).is_err());
     }
 
     #[test]

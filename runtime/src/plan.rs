@@ -162,8 +162,7 @@ impl Capabilities {
             return Ok(());
         }
         let missing = (wanted - held).bits();
-        let names = (0..u64::BITS).filter(|number| missing >> number & 1 == 1);
-        let names: Vec<_> = names.map(capability_name).collect();
+        let names: Vec<_> = numbers(missing).map(capability_name).collect();
         log::warn!("ignoring unknown or unavailable capabilities: {}", names.join(" "));
         for set in [
             &mut self.bounding,
@@ -176,6 +175,10 @@ impl Capabilities {
         }
         Ok(())
     }
+}
+
+fn numbers(bits: u64) -> impl Iterator<Item = u32> {
+    (0..u64::BITS).filter(move |number| bits >> number & 1 == 1)
 }
 
 fn capability_name(number: u32) -> String {
@@ -510,9 +513,10 @@ fn capabilities(config: &oci_spec::runtime::LinuxCapabilities) -> Capabilities {
     };
     let ambient = set(config.ambient());
     let (permitted, inheritable) = (set(config.permitted()), set(config.inheritable()));
-    if !(permitted & inheritable).contains(ambient) {
-        // capabilities(7): an ambient capability must be permitted and inheritable.
-        log::debug!("process.capabilities.ambient: left out what is not permitted and inheritable");
+    // capabilities(7): an ambient capability must be permitted and inheritable.
+    let cannot = ambient - (permitted & inheritable);
+    for name in numbers(cannot.bits()).map(capability_name) {
+        log::warn!("can't raise ambient capability {name}: it is not permitted and inheritable");
     }
     Capabilities {
         bounding: set(config.bounding()),

@@ -17,7 +17,7 @@ use crate::rooted::Rooted;
 use crate::seccomp::Filter;
 use crate::sys::{self, CloseRange};
 
-/// Makes the working directory where the image has none, as runc does.
+/// Makes the working directory where the image has none, as runc and crun do.
 pub fn make_cwd(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), Error> {
     match root.make_dirs(&process.cwd) {
         // Read-only, or not ours to look into: entering it will say.

@@ -152,6 +152,8 @@ fn build(init: &mut Init) -> Result<(), Error> {
         sysctl::write_all(&plan.sysctl, proc)?;
     }
     init.proc = proc.filter(|_| plan.process.labels.any());
+    // While the root can still be written to: what is missing is made in a read-only one, too.
+    exec::make_cwd(&plan.process, &root)?;
     paths::make_readonly(plan, &root, &kernel)?;
     paths::mask(plan, &root, &kernel, &null)?;
     mounts::finish(plan, &root)?;
@@ -159,7 +161,6 @@ fn build(init: &mut Init) -> Result<(), Error> {
     if init.keyring {
         credentials::join_keyring(&state.id)?;
     }
-    exec::make_cwd(&plan.process, &root)?;
     if init.engine.is_none() {
         exec::check_executable(&plan.process, &root)?;
     }
