@@ -24,7 +24,7 @@ pub enum Error {
     #[error("no cgroup hierarchy is mounted (hint: mount cgroup2 on /sys/fs/cgroup)")]
     NotMounted,
     /// A file could not be read.
-    #[error("read {}: {errno}", path.display())]
+    #[error("read {}: {text}", path.display(), text = said(errno))]
     Read {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum Error {
         text: String,
     },
     /// OOM events could not be subscribed to.
-    #[error("{step} {}: {errno}", path.display())]
+    #[error("{step} {}: {text}", path.display(), text = said(errno))]
     Watch {
         /// What was tried.
         step: &'static str,
@@ -50,7 +50,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A cgroup could not be made.
-    #[error("create cgroup {}: {errno}{hint}", path.display())]
+    #[error("create cgroup {}: {text}{hint}", path.display(), text = said(errno))]
     Create {
         /// Its directory.
         path: PathBuf,
@@ -60,8 +60,16 @@ pub enum Error {
         hint: Hint,
     },
     /// A cgroup could not be opened.
-    #[error("open cgroup {}: {errno}", path.display())]
+    #[error("open cgroup {}: {text}", path.display(), text = said(errno))]
     Open {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// A cgroup that a further process is to be in is not there: runc's words.
+    #[error("adding pid to {}/cgroup.procs: {text}", path.display(), text = said(errno))]
+    Join {
         /// Its directory.
         path: PathBuf,
         /// Why.
@@ -88,7 +96,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A process could not be moved into the cgroup.
-    #[error("attach process {pid} to cgroup {}: {errno}{hint}", path.display())]
+    #[error("attach process {pid} to cgroup {}: {text}{hint}", path.display(), text = said(errno))]
     Attach {
         /// The process (0: the caller).
         pid: i32,
@@ -100,7 +108,7 @@ pub enum Error {
         hint: Hint,
     },
     /// The kernel refused a limit.
-    #[error("{field}: write {value:?} to {}: {errno}{hint}", path.display())]
+    #[error("{field}: write {value:?} to {}: {text}{hint}", path.display(), text = said(errno))]
     Write {
         /// The configuration field, such as `linux.resources.memory.limit`.
         field: String,
@@ -134,7 +142,7 @@ pub enum Error {
         reason: Cow<'static, str>,
     },
     /// A step of loading or attaching the device filter failed.
-    #[error("linux.resources.devices: {step} on cgroup {}: {errno}{hint}", path.display())]
+    #[error("linux.resources.devices: {step} on cgroup {}: {text}{hint}", path.display(), text = said(errno))]
     DeviceFilter {
         /// The bpf(2) command.
         step: &'static str,
@@ -156,7 +164,7 @@ pub enum Error {
         reason: String,
     },
     /// A process in the cgroup could not be signalled.
-    #[error("send signal {signal} to process {pid}: {errno}")]
+    #[error("send signal {signal} to process {pid}: {text}", text = said(errno))]
     Signal {
         /// The signal's number.
         signal: i32,
@@ -186,7 +194,7 @@ pub enum Error {
         hint: Hint,
     },
     /// A cgroup could not be removed.
-    #[error("remove cgroup {}: {errno}{hint}", path.display())]
+    #[error("remove cgroup {}: {text}{hint}", path.display(), text = said(errno))]
     Remove {
         /// Its directory.
         path: PathBuf,
@@ -234,6 +242,15 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// strerror(3) in lower case and without std's `(os error N)`, as `runtime` says it.
+fn said(errno: &Errno) -> String {
+    let text = errno.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(chars).collect()
 }
 
 /// What to do about an error, when we know it; prints as ` (hint: ...)`.

@@ -72,9 +72,10 @@ impl Below {
         };
         match self.each.iter().find(|(controller, _)| !known(controller)) {
             None => Ok(()),
-            Some((controller, _)) => {
-                Err(invalid(controller, "the container is in no cgroup v1 of this controller"))
-            }
+            Some((controller, _)) => Err(invalid(
+                controller,
+                "unknown controller (the container is in no cgroup v1 of it)",
+            )),
         }
     }
 }
@@ -117,7 +118,7 @@ impl Entrances {
     ///
     /// # Errors
     ///
-    /// [`Error::Open`] also if one is not there any more; [`Error::Invalid`].
+    /// [`Error::Join`] also if one is not there any more; [`Error::Invalid`].
     pub fn open(paths: &Paths, below: &Below) -> Result<Self, Error> {
         below.check(paths)?;
         let mut entrances = Self { v1: Vec::new(), unified: None };
@@ -127,7 +128,7 @@ impl Entrances {
                 true => dir::open_mount(&path).map(|dir| entrances.unified = Some(dir)),
                 false => open_tasks(&path).map(|file| entrances.v1.push(file)),
             };
-            opened.map_err(|errno| Error::Open { path, errno })?;
+            opened.map_err(|errno| Error::Join { path, errno })?;
         }
         Ok(entrances)
     }
@@ -200,7 +201,7 @@ mod tests {
         let open = |args: &[&str]| {
             Entrances::open(&paths, &Below::parse(args).unwrap()).unwrap_err().to_string()
         };
-        assert!(open(&["gone"]).contains("c/gone: No such file"));
-        assert!(open(&["pids:gone"]).contains("no cgroup v1 of this controller"));
+        assert!(open(&["gone"]).contains("c/gone/cgroup.procs: no such file"));
+        assert!(open(&["pids:gone"]).contains("unknown controller "));
     }
 }

@@ -28,7 +28,9 @@ pub(crate) fn plan<'a>(
             return Err(Error::NoController {
                 field,
                 controller: controller.to_owned(),
-                hint: Hint::new("it is mounted as cgroup v1 here, and unified is for v2"),
+                hint: Hint::new(
+                    "an invalid configuration: it is mounted as cgroup v1 here, and unified is for v2",
+                ),
             });
         }
         for line in value.lines().filter(|line| !line.is_empty()) {

@@ -81,7 +81,7 @@ fn v1_quota_and_period_change_under_a_parents_limit() {
     }
     let error = cgroup.update(&resources(r#"{"cpu": {"quota": 90000}}"#)).unwrap_err().to_string();
     assert!(error.starts_with("linux.resources.cpu.quota: write \"90000\" to /sys/"), "{error}");
-    assert!(error.contains("cpu.cfs_quota_us: Invalid argument"), "{error}");
+    assert!(error.contains("cpu.cfs_quota_us: invalid argument"), "{error}");
 }
 
 #[test]
