@@ -60,8 +60,8 @@ fn word(call: &Call, offset: u32) -> u32 {
         8 | 12 => 0,
         16..64 => {
             let bytes = call.args[(offset as usize - 16) / 8].to_ne_bytes();
-            let half = &bytes[offset as usize % 8..][..4];
-            u32::from_ne_bytes(half.try_into().unwrap())
+            let (halves, _) = bytes.as_chunks::<4>();
+            u32::from_ne_bytes(halves[offset as usize % 8 / 4])
         }
         _ => panic!("load of offset {offset}"),
     }
