@@ -162,6 +162,16 @@ impl Container {
     }
 }
 
+impl Container {
+    /// The same where the test has mounts on the host in the container's folder.
+    #[track_caller]
+    pub fn assert_nothing_left_but_mounts(&self) {
+        let mut left = leftovers::find(&self.id, &self.root(), self.bundle.home());
+        left.retain(|what| !what.starts_with("mount on"));
+        assert!(left.is_empty(), "left of {}: {left:#?}", self.id);
+    }
+}
+
 impl Drop for Container {
     fn drop(&mut self) {
         let deleted = self.cli(&["delete", "--force", &self.id]).spawn().try_wait();

@@ -32,10 +32,11 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         Ok(Some(state)) => state,
         // Nothing was made yet when its runtime died.
         Ok(None) => return root.remove(dir),
-        Err(error) if force => {
+        Err(error @ Error::Damaged { .. }) if force => {
             log::warn!("{error}");
-            return root.remove(dir);
+            return remove_damaged(root, dir);
         }
+        // It may be read the next time: nothing of it is lost.
         Err(error) => return Err(error),
     };
     // Without init the runtime has died in `create`: the lock is ours, so none is at work.
@@ -65,6 +66,38 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         kill::end_init(init, cgroup.as_ref())?;
     }
     remove(root, dir, &state, cgroup.as_ref())
+}
+
+/// Removes what can be found of a container whose state is damaged. Whoever is in its cgroup is
+/// killed only if that is certain to be its.
+fn remove_damaged(root: &StateRoot, dir: &ContainerDir) -> Result<(), Error> {
+    let (state, init) = dir.salvage();
+    let recorded = state.as_ref().and_then(|state| state.cgroup.clone());
+    // Where it is if the config did not say.
+    let paths = recorded.or_else(|| kiln_cgroups::resolve(None, dir.id().as_str()).ok());
+    let cgroup = paths.as_ref().map(Cgroup::open).transpose()?;
+    let ours = cgroup.as_ref().filter(|cgroup| match &init {
+        Some(init) => cgroup.pids().is_ok_and(|pids| pids.contains(&init.pid)),
+        // The link to init is what is damaged: it was made once the cgroup was.
+        None => state.is_some(),
+    });
+    if let Some(init) = &init {
+        kill::end_init(init, ours)?;
+    }
+    match (ours, &cgroup) {
+        (Some(cgroup), _) => {
+            remove_cgroup(cgroup, state.as_ref().and_then(|state| state.unit.as_ref()))?;
+        }
+        (None, Some(cgroup)) if !cgroup.remove_now() => {
+            log::warn!("container {}: its cgroup may be left", dir.id());
+        }
+        _ => {}
+    }
+    root.remove(dir)?;
+    if let Some(state) = &state {
+        run_poststop(state);
+    }
+    Ok(())
 }
 
 /// Locks the container. Whoever has it locked for long waits for a hook, its own or init's: init

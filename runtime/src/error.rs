@@ -113,6 +113,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// What is recorded of a container cannot be understood.
+    #[error("state of container {id}: is damaged: {problem} (hint: delete --force removes it)")]
+    Damaged {
+        /// The container.
+        id: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file that is not what it should be.
     #[error("{}: {problem}", path.display())]
     File {

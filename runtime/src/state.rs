@@ -237,13 +237,23 @@ impl StateRoot {
             Err(Errno::EXIST) => return Err(Error::Exists(id.to_string())),
             Err(errno) => return Err(errno).step(|| format!("make {}", self.join(id).display())),
         }
+        self.claim(id).inspect_err(|error| {
+            // Somebody else's, or nobody's.
+            if !matches!(error, Error::Exists(_) | Error::NotFound(_)) {
+                let _ = rustix::fs::unlinkat(&self.dir, id.as_str(), AtFlags::REMOVEDIR);
+            }
+        })
+    }
+
+    /// Locks the directory that was just made. Meanwhile another may have deleted it, and a third
+    /// made it anew: whoever has the lock first writes the state, and the container is theirs.
+    fn claim(&self, id: &ContainerId) -> Result<ContainerDir, Error> {
         let container = self.find(id)?;
         container.lock()?;
-        // Between the two calls above another may have deleted the directory, and a third made it
-        // anew: whoever has the lock first writes the state, and the container is theirs.
         match rustix::fs::statat(&container.dir, STATE_FILE, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(container),
-            _ => Err(Error::Exists(id.to_string())),
+            Ok(_) => Err(Error::Exists(id.to_string())),
+            Err(errno) => Err(errno).step(|| format!("look into {}", self.join(id).display())),
         }
     }
 
@@ -284,8 +294,11 @@ impl StateRoot {
     pub fn remove(&self, container: &ContainerDir) -> Result<(), Error> {
         let step = || format!("remove {}", self.join(&container.id).display());
         for name in [START_SOCKET, INIT_LINK, STATE_FILE] {
-            ignore_missing(rustix::fs::unlinkat(&container.dir, name, AtFlags::empty()))
-                .step(step)?;
+            match rustix::fs::unlinkat(&container.dir, name, AtFlags::empty()) {
+                // Not of our making; it goes with what else there is.
+                Err(Errno::ISDIR) => {}
+                removed => ignore_missing(removed).step(step)?,
+            }
         }
         let remove = || {
             let removed =
@@ -293,10 +306,9 @@ impl StateRoot {
             ignore_missing(removed)
         };
         match remove() {
-            // Of a runtime that died while it wrote it.
+            // Of a runtime that died while it wrote it, or not ours.
             Err(Errno::NOTEMPTY) => {
-                rustix::fs::unlinkat(&container.dir, NEW_STATE_FILE, AtFlags::empty())
-                    .step(step)?;
+                container.clear().step(step)?;
                 remove().step(step)
             }
             removed => removed.step(step),
@@ -327,6 +339,18 @@ impl ContainerDir {
     /// The container's id.
     pub fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    /// Removes whatever is in the directory. Follows no link.
+    fn clear(&self) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(self.short_path("."))? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path())?,
+                false => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the lock that create, start and delete hold while they work.
@@ -488,14 +512,20 @@ impl ContainerDir {
 
     fn read_file(&self) -> Result<Option<Vec<u8>>, Error> {
         let step = || format!("read the state of container {}", self.id);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A FIFO would be waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.dir, STATE_FILE, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(self.damaged(&"state.json is a link")),
             file => file.step(step)?,
         };
         let mut json = Vec::new();
-        File::from(file).read_to_end(&mut json).step(step)?;
-        Ok(Some(json))
+        match File::from(file).read_to_end(&mut json) {
+            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+                Err(self.damaged(&"state.json is a directory"))
+            }
+            read => read.step(step).map(|_| Some(json)),
+        }
     }
 
     /// The state at the beginning of `json`, and where it ends.
@@ -514,22 +544,28 @@ impl ContainerDir {
     }
 
     fn damaged(&self, error: &dyn std::fmt::Display) -> Error {
-        Error::Config {
-            field: format!("state of container {}", self.id),
-            problem: format!("is damaged: {error} (hint: delete --force removes it)"),
-        }
+        Error::Damaged { id: self.id.to_string(), problem: error.to_string() }
     }
 
     fn read_init(&self) -> Result<Option<Process>, Error> {
         let step = || format!("read the init of container {}", self.id);
         match rustix::fs::readlinkat(&self.dir, INIT_LINK, Vec::new()) {
             Err(Errno::NOENT) => Ok(None),
+            Err(Errno::INVAL) => Err(self.damaged(&"init is not a link")),
             Err(errno) => Err(errno).step(step),
             Ok(text) => match text.to_string_lossy().parse() {
                 Ok(init) => Ok(Some(init)),
-                Err(()) => Err(Failure::because(step(), format!("it is {text:?}")).into()),
+                Err(()) => Err(self.damaged(&format!("init is {text:?}"))),
             },
         }
+    }
+
+    /// What is still to be known of a container whose [state is damaged](Error::Damaged): the
+    /// state without init, and init.
+    pub(crate) fn salvage(&self) -> (Option<State>, Option<Process>) {
+        let json = self.read_file().ok().flatten().unwrap_or_default();
+        let mut documents = serde_json::Deserializer::from_slice(&json).into_iter::<State>();
+        (documents.next().and_then(Result::ok), self.read_init().ok().flatten())
     }
 
     /// The status of the container whose state is `state`, as of now.
