@@ -29,20 +29,27 @@ impl Cgroup {
         self.roll().map_or(Ok(Vec::new()), Member::pids)
     }
 
-    /// Sends a signal once to each process of the cgroup and its descendants.
+    /// Sends a signal once to each process of the cgroup and its descendants, and to nobody who
+    /// has got the number of one that has ended meanwhile.
     ///
     /// # Errors
     ///
     /// [`Error::Signal`] for the first that could not be signalled, after all
     /// have been tried; [`Error::Read`].
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        let opened: Vec<_> = self.pids()?.into_iter().map(|pid| (pid, open(pid))).collect();
+        // A number that is still listed is no stranger's: its pidfd is of a process that is in the
+        // cgroup, or has ended.
+        let listed = self.pids()?;
         let mut result = Ok(());
-        for pid in self.pids()? {
-            if let Err(error) = signal_one(pid, signal)
-                && result.is_ok()
-            {
-                result = Err(error);
-            }
+        for (pid, pidfd) in opened {
+            let sent = match pidfd {
+                _ if listed.binary_search(&pid).is_err() => continue,
+                Ok(pidfd) => done(pid, signal, sys::pidfd_send_signal(&pidfd, signal)),
+                Err(Errno::SRCH) => continue,
+                Err(_) => signal_one(pid, signal),
+            };
+            result = result.and(sent);
         }
         result
     }
@@ -122,10 +129,7 @@ impl Cgroup {
         let mut pidfds = Vec::with_capacity(pids.len());
         let mut all = true;
         for pid in pids {
-            let Some(target) = Pid::from_raw(pid) else {
-                continue;
-            };
-            match pidfd_open(target, PidfdFlags::empty()) {
+            match open(pid) {
                 Ok(pidfd) => {
                     done(pid, libc::SIGKILL, sys::pidfd_send_signal(&pidfd, libc::SIGKILL))?;
                     pidfds.push(pidfd);
@@ -184,6 +188,10 @@ fn collect(cgroup: BorrowedFd<'_>, pids: &mut Vec<i32>) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+fn open(pid: i32) -> Result<OwnedFd, Errno> {
+    pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
 }
 
 fn signal_one(pid: i32, signal: i32) -> Result<(), Error> {
