@@ -11,6 +11,9 @@ use crate::error::Error;
 /// What such an annotation begins with.
 pub const PREFIX: &str = "org.systemd.property.";
 
+/// "Signatures" in the D-Bus specification: their length is one byte.
+const MAX_SIGNATURE: usize = 255;
+
 /// What decides which processes are in the container and where its cgroup is.
 const OURS: [&str; 3] = ["PIDs", "PIDFDs", "Slice"];
 
@@ -36,6 +39,9 @@ fn property(name: &str, text: &str) -> Result<Property, &'static str> {
         return Err("this property is set by kiln");
     }
     let value = parse(text)?;
+    if value.signature().len() > MAX_SIGNATURE {
+        return Err("is a tuple of too many values");
+    }
     match name.strip_suffix("Sec") {
         Some(stem) if stem.ends_with(|c: char| c.is_ascii_lowercase()) => {
             Ok((format!("{stem}USec"), micros(&value)?))
@@ -348,6 +354,14 @@ mod tests {
         is("double 2", Value::Double(2.0));
         is("objectpath '/a/b'", Value::Path("/a/b".into()));
         is("b'ab'", Value::bytes(*b"ab\0"));
+    }
+
+    #[test]
+    fn a_signature_fits_into_its_length() {
+        let tuple = |fields: usize| format!("({})", "1,".repeat(fields));
+        assert!(property("Some", &tuple(253)).is_ok());
+        let error = property("Some", &tuple(254)).unwrap_err();
+        assert_eq!(error, "is a tuple of too many values");
     }
 
     #[test]
