@@ -12,6 +12,8 @@ use crate::error::{Error, Failure};
 
 /// How many of its errors are quoted.
 const QUOTED: usize = 4;
+/// How much of each, in characters; two paths have room.
+const QUOTED_LENGTH: usize = 1000;
 
 /// Why `operation` failed, with what the log `name` in `dir` (whose path is `path`) says of it.
 pub fn explain(failed: Failed, operation: &str, dir: &OwnedFd, path: &Path, name: &str) -> Error {
@@ -34,18 +36,24 @@ pub fn explain(failed: Failed, operation: &str, dir: &OwnedFd, path: &Path, name
 }
 
 /// The last lines that are errors, without the time and without the last word (`Dumping FAILED.`).
+/// They quote names that the container has chosen: neither their number nor their length, nor what
+/// they would do to a terminal, is to be trusted.
 fn errors(log: impl BufRead) -> Vec<String> {
     let mut errors: Vec<String> = Vec::new();
     for line in log.split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         let Some(at) = line.find("Error (") else { continue };
-        let error = line[at..].trim_end().to_owned();
-        if !error.ends_with("FAILED.") && !errors.contains(&error) {
-            errors.push(error);
+        let plain = |c: char| if c.is_control() { '?' } else { c };
+        let error: String = line[at..].trim_end().chars().take(QUOTED_LENGTH).map(plain).collect();
+        if error.ends_with("FAILED.") || errors.contains(&error) {
+            continue;
         }
+        if errors.len() == QUOTED {
+            errors.remove(0);
+        }
+        errors.push(error);
     }
-    let first = errors.len().saturating_sub(QUOTED);
-    errors.split_off(first)
+    errors
 }
 
 #[cfg(test)]
@@ -65,6 +73,9 @@ mod tests {
         let many: String = (0..9).map(|n| format!("Error (a.c:{n}): no\n")).collect();
         assert_eq!(errors(many.as_bytes()).len(), QUOTED);
         assert_eq!(errors(many.as_bytes())[3], "Error (a.c:8): no");
+        let name = format!("Error (a.c:1): \x1b[2J{}", "x".repeat(5000));
+        let quoted = errors(name.as_bytes());
+        assert!(quoted[0].starts_with("Error (a.c:1): ?[2Jx") && quoted[0].len() == QUOTED_LENGTH);
     }
 
     #[test]
