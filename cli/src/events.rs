@@ -51,6 +51,9 @@ fn print(event: &Event) -> Result<bool> {
     }
 }
 
+/// The longest that Go's syntax can say: some 292 years.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX.cast_unsigned());
+
 /// Go's syntax: numbers with fractions, each with its unit, one after another.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "must be numbers with units (ns, us, ms, s, m, h), such as 1m30s".to_owned();
@@ -75,7 +78,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         };
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
+        total = total.checked_add(part).filter(|total| *total <= LONGEST).ok_or_else(wrong)?;
         rest = after;
         if rest.is_empty() {
             return Ok(total);
@@ -107,5 +110,7 @@ mod tests {
         {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        // Beyond it an Instant would overflow.
+        assert!(duration("2562047h").is_ok() && duration("5000000000000000h").is_err());
     }
 }

@@ -42,7 +42,9 @@ pub(crate) fn interfaces(init: &Process) -> Result<Vec<NetworkInterface>, Error>
         return Ok(Vec::new());
     }
     let path = format!("/proc/{}/net/dev", init.pid);
-    let text = fs::read_to_string(&path).step(|| format!("read {path}"))?;
+    // The container names its interfaces, and the kernel takes nearly every byte.
+    let text = fs::read(&path).step(|| format!("read {path}"))?;
+    let text = String::from_utf8_lossy(&text);
     // Not before: another process may have got the pid meanwhile.
     if !init.is_alive() {
         return Err(Error::NotRunning);
@@ -91,6 +93,8 @@ Inter-|   Receive                                                |  Transmit
         let json = r#"[{"Name":"eth0","RxBytes":1000,"RxPackets":10,"RxErrors":1,"RxDropped":2,"TxBytes":2000,"TxPackets":20,"TxErrors":3,"TxDropped":4}]"#;
         assert_eq!(serde_json::to_string(&interfaces).unwrap(), json);
         assert_eq!(parse(""), Some(Vec::new()));
+        let odd = String::from_utf8_lossy(b"\n\n \xff\xa1: 1 2 3 4 5 6 7 8 9 10 11 12 0 0 0 0\n");
+        assert_eq!(parse(&odd).unwrap()[0].tx_dropped, 12);
         for bad in ["eth0 1", "eth0: 1 2", "eth0: 1 2 3 4 5 6 7 8 9 10 11 x 0 0 0 0"] {
             assert_eq!(parse(&format!("\n\n{bad}\n")), None, "{bad}");
         }
