@@ -147,6 +147,9 @@ fn what_was_restored_is_a_container_like_any_other() {
     assert_eq!(c.status(), "paused");
     c.on_id("resume", &[]).ok();
     await_more(&c);
+    // Its init has never executed anything, but is no engine either.
+    checkpoint(&c, &["--leave-running"]).ok();
+    await_more(&c);
     c.kill("KILL").ok();
     assert_eq!(reap(pid), 137);
     c.delete().ok();

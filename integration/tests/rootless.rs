@@ -335,6 +335,18 @@ fn a_lower_oom_score_is_left_out() {
 }
 
 #[test]
+fn a_lower_oom_score_is_left_out_by_exec_too() {
+    let user = needs_user!();
+    let bundle = Bundle::rootless(&user, "sleep 100");
+    let c = of(&user, bundle.set("/process/oomScoreAdj", json!(-900)));
+    c.detach().ok();
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let outcome = c.exec(&["cat", "/proc/self/oom_score_adj"]).ok().prints(&own);
+    assert!(outcome.stderr.contains("oomScoreAdj -900"), "{outcome}");
+    c.delete_force().ok();
+}
+
+#[test]
 fn a_user_namespace_of_another_container_is_joined() {
     let user = needs_user!();
     let holder = sh(&user, "sleep 100");

@@ -106,9 +106,7 @@ pub fn checkpoint(
 fn running(dir: &ContainerDir, state: &State) -> Result<Process, Error> {
     let id = dir.id().to_string();
     match (dir.status(state), &state.init) {
-        (Status::Running | Status::Paused, Some(init)) if init.has_left_runtime() => {
-            Ok(init.clone())
-        }
+        (Status::Running | Status::Paused, Some(init)) if !state.engine => Ok(init.clone()),
         (Status::Running | Status::Paused, Some(_)) => {
             let reason = "its engine's code lies outside of the container, where CRIU does not \
                           reach";

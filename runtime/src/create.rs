@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
 pub use crate::init::console::Console;
-use crate::init::{self, Init};
+use crate::init::{self, Init, limits};
 use crate::listener::{Agent, Listener};
 use crate::mounts;
 use crate::net_devices::{self, Moved};
@@ -79,6 +79,8 @@ pub struct Container {
     confirm_at_end: bool,
     /// linux.netDevices, to be returned if the workload does not start.
     devices: Option<Moved>,
+    /// resctrl groups that were made, to be removed then: some are others' to keep afterwards.
+    rdt: Vec<PathBuf>,
 }
 
 /// Creates a container that waits for `start`: runtime.md#create.
@@ -161,6 +163,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
     match build(options, plan, placement, &mut undo, listen) {
         Ok(Built { state, channel, pidfd }) => {
             let (cgroup, devices) = (undo.made.cgroup.take(), undo.devices.take());
+            let rdt = std::mem::take(&mut undo.rdt);
             let (channel, confirm_at_end) = (Some(channel), false);
             Ok(Container {
                 root,
@@ -172,6 +175,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
                 engine,
                 confirm_at_end,
                 devices,
+                rdt,
             })
         }
         Err(error) => {
@@ -197,7 +201,8 @@ fn build(
 ) -> Result<Built, Error> {
     let dir = undo.dir;
     let state = describe(&options.bundle, &options.id, &plan, &placement);
-    let mut state = State { keyring: options.keyring, ..state };
+    let engine = options.engine.is_some();
+    let mut state = State { keyring: options.keyring, engine, ..state };
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state, &options.bundle.json)?;
     undo.state = Some(state.clone());
@@ -257,7 +262,8 @@ fn build(
     dir.write_init(&process)?;
     state.init = Some(process);
     if plan.privilege != Privilege::User {
-        set_oom_score(&plan, pid)?;
+        // From outside, because init may lack the privilege in its user namespace.
+        limits::set_oom_score(&plan.process, &pid.to_string(), plan.privilege)?;
     }
     if let (Some(rdt), Some(groups)) = (&plan.rdt, &state.rdt) {
         rdt.make(groups, &mut undo.rdt)?;
@@ -328,6 +334,7 @@ pub(crate) fn describe(
         poststop: plan.hooks.poststop().clone(),
         listener: plan.listener.clone(),
         keyring: true,
+        engine: false,
         rdt: plan.rdt.as_ref().map(|rdt| rdt.groups(id.as_str())),
     }
 }
@@ -342,25 +349,7 @@ fn listen(dir: &ContainerDir) -> Result<OwnedFd, Error> {
     Ok(socket)
 }
 
-/// Set from outside, because init may lack the privilege in its user namespace.
-fn set_oom_score(plan: &Plan, pid: i32) -> Result<(), Error> {
-    let Some(score) = plan.process.oom_score_adj else {
-        return Ok(());
-    };
-    match std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
-        Err(error) if refused_to_nested_root(plan, &error) => {
-            log::warn!("process.oomScoreAdj {score} is left out: only root may lower it");
-            Ok(())
-        }
-        written => written.step(|| format!("set process.oomScoreAdj {score}")),
-    }
-}
-
-fn refused_to_nested_root(plan: &Plan, error: &std::io::Error) -> bool {
-    !plan.privilege.is_root() && error.kind() == std::io::ErrorKind::PermissionDenied
-}
-
-/// From outside for the same reason, and last, because some limits would hinder init itself.
+/// From outside, because init may lack the privilege in its user namespace, and last, because some limits would hinder init itself.
 fn set_rlimits(plan: &Plan, pid: i32) -> Result<(), Error> {
     for (resource, limit) in &plan.process.rlimits {
         rustix::process::prlimit(Pid::from_raw(pid), *resource, *limit)
@@ -467,9 +456,7 @@ impl Undo<'_> {
         }
         // Without a pid namespace a hook that init has started is still there.
         tidy("remove the cgroup", self.made.undo(self.init.is_some()));
-        for group in self.rdt.iter().rev() {
-            tidy("remove the resctrl group", rdt::remove_group(group));
-        }
+        remove_groups(&self.rdt);
         tidy("remove the state", self.root.remove(self.dir));
         // runtime.md#lifecycle: an error continues at the last step.
         if let Some(state) = &self.state {
@@ -482,6 +469,13 @@ impl Undo<'_> {
 fn tidy(what: &str, result: Result<(), Error>) {
     if let Err(error) = result {
         log::warn!("{what}: {error}");
+    }
+}
+
+/// The last made first.
+fn remove_groups(made: &[PathBuf]) {
+    for group in made.iter().rev() {
+        tidy("remove the resctrl group", rdt::remove_group(group));
     }
 }
 
@@ -500,8 +494,9 @@ impl Container {
         cgroup: Option<Cgroup>,
         pidfd: OwnedFd,
     ) -> Self {
-        let (channel, engine, confirm_at_end, devices) = (None, false, false, None);
-        Self { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end, devices }
+        let (channel, engine, confirm_at_end) = (None, false, false);
+        let (devices, rdt) = (None, Vec::new());
+        Self { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end, devices, rdt }
     }
 
     fn tell(&self, message: ToInit) -> Result<(), rustix::io::Errno> {
@@ -547,12 +542,17 @@ impl Container {
 
     /// After a failure: kills what there is and removes the container, as if it had never been.
     pub fn abandon(&self) {
+        // A `delete` may be at work, if this is long after `create`; what it leaves is still ours.
+        let locked = self.dir.lock();
         if let Some(devices) = &self.devices {
             devices.give_back();
         }
         end(&self.pidfd);
-        let removed = delete::remove(&self.root, &self.dir, &self.state, self.cgroup.as_ref());
-        tidy("remove the container", removed);
+        if !matches!(locked, Err(Error::NotFound(_))) {
+            let removed = delete::remove(&self.root, &self.dir, &self.state, self.cgroup.as_ref());
+            tidy("remove the container", removed);
+        }
+        remove_groups(&self.rdt);
     }
 }
 

@@ -57,7 +57,8 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         if let Some(unit) = state.unit.as_ref().filter(|_| cgroup.as_ref().is_some_and(nobody)) {
             stop(unit);
         }
-        return remove(root, dir, &state, None);
+        // resctrl groups are made after init.
+        return remove(root, dir, &State { rdt: None, ..state }, None);
     }
     if let Some(init) = &state.init {
         if let (Status::Paused, Some(cgroup)) = (status, &cgroup) {

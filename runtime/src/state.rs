@@ -106,6 +106,9 @@ pub struct State {
     /// Whether its processes get a session keyring that is not the caller's.
     #[serde(default)]
     pub keyring: bool,
+    /// Whether an engine runs its workload, so that init has executed nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engine: bool,
     /// Its resctrl groups: exec'd processes join them, and some go with the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdt: Option<rdt::Groups>,
@@ -627,6 +630,7 @@ mod tests {
             poststop: None,
             listener: None,
             keyring: true,
+            engine: false,
             rdt: None,
         }
     }

@@ -4,12 +4,11 @@
 //! namespaces, mounts and processes. CRIU works in the container's cgroup, whose limits hold from
 //! its first page on; the restored init is our child, as one that we have cloned.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use kiln_cgroups::Paths;
-use kiln_hooks::Context;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::criu::{self, Criu, Kind, Version};
@@ -159,7 +158,7 @@ fn build(
                 if !plan.net_devices.is_empty() {
                     *devices = Some(net_devices::move_all(&plan.net_devices, init)?);
                 }
-                run_hooks(plan, &state)
+                run_hooks(plan, &state, dir)
             }
             // All of it is there, and nothing runs yet.
             ("post-restore", _) => mount_space::set_options(plan, notification.pid),
@@ -265,10 +264,12 @@ fn record(pid: i32, dir: &ContainerDir, state: &mut State) -> Result<OwnedFd, Er
 }
 
 /// As at `create`: the container's namespaces are there, its processes are not.
-fn run_hooks(plan: &Plan, state: &State) -> Result<(), Error> {
+fn run_hooks(plan: &Plan, state: &State, dir: &ContainerDir) -> Result<(), Error> {
     let input = state.hook_input(Status::Creating);
+    let bell = dir.bell()?;
+    let context = plan.hook_output.context(&input, Some(bell.as_fd()));
     for stage in RUNTIME_HOOKS {
-        kiln_hooks::run(stage, stage.of(&plan.hooks), &Context::new(&input))?;
+        kiln_hooks::run(stage, stage.of(&plan.hooks), &context)?;
     }
     Ok(())
 }

@@ -23,11 +23,12 @@ use crate::create::Console;
 use crate::engine::Engine;
 use crate::error::{Error, Step};
 use crate::init::exec::close_descriptors;
-use crate::init::{Launch, console, credentials, sysctl};
+use crate::init::{Launch, console, credentials, limits, sysctl};
 use crate::labels::When;
 use crate::mounts::open_dir;
 use crate::namespaces::{Membership, become_root};
 use crate::plan::ProcessPlan;
+use crate::privilege::Privilege;
 use crate::rdt;
 use crate::seccomp::Filter;
 use crate::sys::{self, Cloned};
@@ -99,9 +100,8 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
     }
     let process = &mut exec.process;
     exec.affinity.apply_final()?;
-    if let Some(score) = process.oom_score_adj {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .step(|| format!("set process.oomScoreAdj {score}"))?;
+    if process.oom_score_adj.is_some() {
+        limits::set_oom_score(process, "self", Privilege::of_caller())?;
     }
     if process.labels.any() && exec.engine.is_none() {
         // Through the host's procfs; the child's execve counts, which inherits them.

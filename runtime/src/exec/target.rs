@@ -1,6 +1,7 @@
 //! The container that a process is to be executed in.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Linux, Process as SpecProcess, Spec};
 use rustix::io::Errno;
@@ -43,7 +44,7 @@ impl Target {
             return Err(stopped());
         };
         // Until `create` or `run` is through, init is somewhere between the host and the container.
-        if !is_program && dir.is_locked() {
+        if !is_program && is_held(&dir) {
             return Err(refused(Status::Creating));
         }
         let paths = state.cgroup.as_ref().filter(|_| !ignore_paused);
@@ -99,6 +100,20 @@ impl Target {
         }
         Ok(membership)
     }
+}
+
+/// Whether the container is locked for longer than an `update` or a `pause` takes. (The init of a
+/// wasm container, or of a restored one, never executes anything; it cannot be told by that.)
+fn is_held(dir: &ContainerDir) -> bool {
+    const MOMENT: Duration = Duration::from_millis(300);
+    let since = Instant::now();
+    while dir.is_locked() {
+        if since.elapsed() > MOMENT {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 /// runc's words, and those that callers look for.

@@ -12,7 +12,7 @@ mod devices;
 pub(crate) mod exec;
 mod hostname;
 mod launch;
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod mounts;
 mod notify;
 pub(crate) mod paths;
@@ -247,7 +247,8 @@ fn die_with_runtime(plan: &Plan) -> Result<(), Error> {
     rustix::process::setsid().step(|| "prepare init".to_owned())?;
     rustix::process::umask(rustix::fs::Mode::empty());
     if plan.privilege == Privilege::User {
-        limits::set_oom_score(&plan.process)?;
+        // The runtime can no longer reach init's files in /proc when it has done with the maps.
+        limits::set_oom_score(&plan.process, "self", plan.privilege)?;
         if plan.namespaces.makes(libc::CLONE_NEWUSER) {
             // What is not dumpable belongs to root in /proc, where this user must write the maps
             // first. Nobody has rights over the new user namespace but this very user.
