@@ -241,3 +241,38 @@ fn init_is_not_dumpable_until_it_is_the_program() {
     assert!(outcome.stderr.contains("Permission denied"), "{outcome}");
     assert!(proc::alive(pid));
 }
+
+/// A neighbour with CAP_SYS_PTRACE can make a waiting init do what init may do:
+/// not more than it still needs.
+#[test]
+fn a_waiting_init_has_given_up_what_it_does_not_need() {
+    kiln_only!("they keep all until start");
+    let bundle = Bundle::sh("grep ^Cap /proc/self/status").capabilities(&["CAP_KILL"]);
+    let bundle = bundle.unset("/process/rlimits").set("/process/user/uid", json!(0));
+    let c = bundle.set("/process/noNewPrivileges", json!(true)).container();
+    c.create().ok();
+    let own = 1_u64 << 5; // CAP_KILL
+    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID
+    let needed = 0b1100_0111;
+    let set = |name: &str| proc::status_field(c.pid(), name).unwrap();
+    for (name, bits) in [("CapPrm", own | needed), ("CapEff", own | needed), ("CapBnd", own)] {
+        assert_eq!(set(name), format!("{bits:016x}"), "{name}");
+    }
+    c.start().ok();
+    c.await_status("stopped");
+    c.delete().ok();
+    // Whoever runs at once, or in a container that runs, ends with the same.
+    let bundle = Bundle::sh("sleep 100").capabilities(&["CAP_KILL"]);
+    let user = json!({ "uid": 7, "gid": 8, "additionalGids": [9] });
+    let c = bundle.set("/process/user", user).container();
+    c.create().ok();
+    c.start().ok();
+    let script = "grep -E 'Cap(Bnd|Prm)' /proc/self/status; id -u; id -G";
+    let outcome = c.exec(&["sh", "-c", script]).ok();
+    let bounding = format!("CapBnd:\t{own:016x}");
+    assert!(
+        outcome.stdout.contains(&bounding) && outcome.stdout.ends_with("7\n8 9\n"),
+        "{outcome}"
+    );
+    assert_eq!(proc::status_field(c.pid(), "Uid").unwrap(), "7\t7\t7\t7");
+}

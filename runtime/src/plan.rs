@@ -113,6 +113,8 @@ pub struct ProcessPlan {
     pub umask: Option<u32>,
     /// process.capabilities.
     pub capabilities: Capabilities,
+    /// Whether the bounding set is that one already.
+    pub bounded: bool,
     /// process.noNewPrivileges.
     pub no_new_privileges: bool,
     /// process.rlimits.
@@ -354,6 +356,7 @@ impl ProcessPlan {
             gid: user.gid(),
             additional_gids: user.additional_gids().clone().unwrap_or_default(),
             keep_groups: false,
+            bounded: false,
             umask: user.umask(),
             capabilities: process
                 .capabilities()

@@ -133,6 +133,9 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
     close_descriptors(exec.preserve_fds, &keep)?;
     // For the child, before it can be seen; a change of ids has set it anew.
     hide()?;
+    if !exec.process.labels.any() {
+        credentials::shed(&mut exec.process, exec.seccomp.is_some())?;
+    }
     sys::clone3(libc::CLONE_PARENT as u64, None).step(|| "clone the process".to_owned())
 }
 
@@ -162,8 +165,8 @@ fn end_with_runtime() -> Result<(), Error> {
         .step(|| "prepare the process".to_owned())
 }
 
-/// The child: in all of the container's namespaces and its cgroup, its root, still with all
-/// capabilities there; nothing of the host's is open but stdio, the channel, the console socket,
+/// The child: in all of the container's namespaces and its cgroup, its root there, with no more
+/// capabilities than it takes to become the user; nothing of the host's is open but stdio, the channel, the console socket,
 /// and what is preserved.
 fn become_program(exec: &mut Exec) -> ! {
     match prepare(exec).and_then(|()| launch(exec)) {

@@ -10,6 +10,7 @@ use super::notify;
 use crate::channel::Channel;
 use crate::error::{Error, Failure, Step};
 use crate::plan::{Capabilities, ProcessPlan};
+use crate::scheduling::Scheduling;
 use crate::seccomp::Filter;
 use crate::sys;
 
@@ -27,6 +28,43 @@ pub fn join_keyring(id: &str) -> Result<(), Error> {
     }
 }
 
+/// Gives up all that this process will not need on its way to the program, for good: from here on
+/// others may see it, and one with CAP_SYS_PTRACE in its user namespace can make it do anything.
+/// What is left are the program's capabilities and those that become the user, enter directories,
+/// give away stdio and, where the process has them, set limits and priorities.
+///
+/// `filter` as for [`become_user`].
+pub fn shed(process: &mut ProcessPlan, filter: bool) -> Result<(), Error> {
+    let step = || "give up capabilities".to_owned();
+    let own = process.capabilities;
+    let mut needed = CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::DAC_READ_SEARCH
+        | CapabilitySet::SETGID
+        | CapabilitySet::SETUID
+        | kept_for_filter(process, filter);
+    if !process.rlimits.is_empty() {
+        needed |= CapabilitySet::SYS_RESOURCE;
+    }
+    if process.scheduling != Scheduling::default() {
+        // The I/O class for realtime was CAP_SYS_ADMIN's before Linux 5.14.
+        needed |= CapabilitySet::SYS_NICE | CapabilitySet::SYS_ADMIN;
+    }
+    drop_bounding(own.bounding)?;
+    process.bounded = true;
+    let now = rustix::thread::capabilities(None).step(step)?;
+    let left = (needed | own.permitted | own.inheritable) & now.permitted;
+    let sets = CapabilitySets { effective: left, permitted: left, inheritable: now.inheritable };
+    rustix::thread::set_capabilities(None, sets).step(step)
+}
+
+fn kept_for_filter(process: &ProcessPlan, filter: bool) -> CapabilitySet {
+    match filter && !process.no_new_privileges {
+        true => CapabilitySet::SYS_ADMIN,
+        false => CapabilitySet::empty(),
+    }
+}
+
 /// Becomes the container's user with its capabilities and no_new_privs.
 ///
 /// Without no_new_privs a filter needs CAP_SYS_ADMIN, so with `filter` that one is kept for
@@ -34,15 +72,13 @@ pub fn join_keyring(id: &str) -> Result<(), Error> {
 pub fn become_user(process: &ProcessPlan, filter: bool) -> Result<(), Error> {
     let capabilities = process.capabilities;
     own_stdio(process.uid)?;
-    drop_bounding(capabilities.bounding)?;
+    if !process.bounded {
+        drop_bounding(capabilities.bounding)?;
+    }
     // Afterwards the setuid below does not empty the permitted set.
     rustix::thread::set_keep_capabilities(true).step(|| "keep capabilities".to_owned())?;
     set_ids(process)?;
-    let kept = match filter && !process.no_new_privileges {
-        true => CapabilitySet::SYS_ADMIN,
-        false => CapabilitySet::empty(),
-    };
-    set_capabilities(capabilities, kept)?;
+    set_capabilities(capabilities, kept_for_filter(process, filter))?;
     for capability in capabilities.ambient.iter() {
         rustix::thread::configure_capability_in_ambient_set(capability, true)
             .step(|| format!("set process.capabilities.ambient {capability:?}"))?;

@@ -178,6 +178,10 @@ fn ready(init: &mut Init) -> Result<(), Error> {
         let keep: Vec<_> = others.chain(output).chain([Some(init.channel.as_fd())]).collect();
         exec::close_descriptors(init.preserve_fds, &keep)?;
     }
+    if init.listener.is_some() && !hooks {
+        // Hooks are not the workload: they run with all that init has.
+        credentials::shed(&mut init.plan.process, init.plan.seccomp.is_some())?;
+    }
     // From here on init only waits: the end of the channel tells it that the runtime is gone, and
     // the runtime may leave as soon as it has said so.
     rustix::process::set_parent_process_death_signal(None).step(|| "detach init".to_owned())?;
