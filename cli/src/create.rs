@@ -70,12 +70,14 @@ pub fn options<'a>(
 
 /// Before anything is opened: closes what the caller left open beyond stdio and the `preserved`
 /// descriptors that the container is to get, and sees to it that this executable is read-only.
-pub fn begin(preserved: u32, engine: bool) -> Result<()> {
+/// `closed` is called between the two: another executable may take over afterwards.
+pub fn begin(preserved: u32, engine: bool, closed: impl FnOnce() -> Result<()>) -> Result<()> {
     check_preserved(preserved)?;
     let first = 3_u32.saturating_add(preserved);
     close_range(first, CloseRange::Close).map_err(|errno| {
         anyhow::anyhow!("close descriptors: {}", errno_text(errno.raw_os_error()))
     })?;
+    closed()?;
     watch_children();
     if engine && !sealed::is_safe()? {
         bail!("this executable is for kiln, which executes it for wasm containers");

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,13 +13,14 @@ use kiln_cgroups::Below;
 use kiln_runtime::create::Console;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::exec::{self, Options, Target};
-use kiln_runtime::wait;
+use kiln_runtime::{sys, wait};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
+use rustix::fs::MemfdFlags;
 
 use crate::create::connect;
 use crate::global::{Global, announce_sockets, descriptors};
 use crate::handover;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, adopt_size};
 
 /// runc's exit status for what it could not execute.
 pub const FAILED: u8 = 255;
@@ -117,6 +118,24 @@ impl Exec {
         Ok(())
     }
 
+    /// Leaves under the descriptor's number what was read from it, now that it is closed: this
+    /// executable may be replaced by a copy of it, or by the engine's, which read it again.
+    pub fn keep_descriptor(&self) -> Result<()> {
+        let (Some(path), Some(json)) = (&self.process, &self.process_json) else { return Ok(()) };
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        let Some(number) = number.filter(|number| *number > 2) else { return Ok(()) };
+        let keep = || {
+            let memory = rustix::fs::memfd_create("process", MemfdFlags::CLOEXEC)?;
+            File::from(memory.try_clone()?).write_all(json)?;
+            match sys::leave_open(memory.as_fd(), number) {
+                // Preserved for the program, so still the caller's.
+                Err(rustix::io::Errno::BUSY) => Ok(()),
+                kept => Ok::<_, std::io::Error>(kept?),
+            }
+        };
+        keep().with_context(|| name(path))
+    }
+
     pub fn execute(self, global: &Global, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         self.run(global, engine).context("exec failed")
     }
@@ -132,6 +151,9 @@ impl Exec {
         let socket = self.console_socket.as_deref().map(connect).transpose()?;
         let mut console = socket.map(Console::of_caller);
         let wanted = process.terminal().unwrap_or(false) && console.is_none() && !self.detach;
+        if wanted {
+            adopt_size(&mut process);
+        }
         let terminal = wanted.then(|| Terminal::open(&mut console)).transpose()?;
         if !self.detach {
             wait::block_signals();

@@ -103,6 +103,14 @@ impl Command {
         }
     }
 
+    /// What was read from one of the caller's descriptors, for an executable that takes over.
+    fn keep_descriptor(&self) -> Result<()> {
+        match self {
+            Self::Exec(command) => command.keep_descriptor(),
+            _ => Ok(()),
+        }
+    }
+
     /// The exit status for a failure: runc's.
     fn failure(&self) -> ExitCode {
         match self {
@@ -131,7 +139,9 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
     };
     // Before the log is opened: it closes what the caller has left open.
     let begun = early.and_then(|()| match cli.command.descriptors() {
-        Some(descriptors) => descriptors.and_then(|count| create::begin(count, engine.is_some())),
+        Some(descriptors) => descriptors.and_then(|count| {
+            create::begin(count, engine.is_some(), || cli.command.keep_descriptor())
+        }),
         None => Ok(()),
     });
     let Global { log, log_format, debug, .. } = &cli.global;

@@ -43,6 +43,17 @@ fn a_module_in_a_linux_container() {
     c.exec(&["true"]).ok();
 }
 
+/// The engine's executable takes over, and reads the process a second time.
+#[test]
+fn the_process_may_be_a_descriptor() {
+    needs_wasm!();
+    let c = running(linux(Some("compat-smart")));
+    let json = r#"{"cwd":"/","args":["/wasm/hello"],"user":{"uid":0,"gid":0}}"#;
+    let script = format!("exec \"$@\" --process <(printf %s '{json}') {}", c.id);
+    let by_descriptor = c.cli(&["exec"]).under(&["bash", "-c", &script, "bash"]).output().ok();
+    assert_eq!(by_descriptor.stdout, c.exec(&["/wasm/hello"]).ok().stdout);
+}
+
 #[test]
 fn a_linux_program_in_a_wasm_container() {
     needs_wasm!();

@@ -286,6 +286,20 @@ pub fn inherited_for_writing(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Makes `number` refer to what `file` does, across execve(2), for the program that this process is
+/// about to become: dup2(2).
+///
+/// # Errors
+/// Those of dup2(2); EBUSY if the number is taken.
+pub fn leave_open(file: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: takes a number, and changes nothing.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: the number is free, as this program has one thread: no owner's descriptor is replaced.
+    result(unsafe { libc::dup2(file.as_raw_fd(), number) }.into()).map(drop)
+}
+
 /// Joins a new session keyring of this name, so that the container does not see the caller's:
 /// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
 ///
