@@ -48,6 +48,28 @@ fn tree(bundle: &mut Bundle) -> PathBuf {
     top
 }
 
+/// runc's mount order tests: a source below the rootfs shows what was mounted there before.
+#[test]
+fn a_source_in_the_container() {
+    kiln_only!("older runc and crun do it without a user namespace only");
+    for user_namespace in [false, true] {
+        let bundle = Bundle::sh("cat /final/sub/file; readlink /final/out");
+        let from = bundle.scratch().join("from");
+        fs::create_dir_all(from.join("sub")).unwrap();
+        fs::create_dir_all(bundle.scratch().join("more")).unwrap();
+        fs::write(bundle.scratch().join("more/file"), "more\n").unwrap();
+        std::os::unix::fs::symlink("/", from.join("out")).unwrap();
+        let more = bundle.scratch().join("more");
+        let top = bundle.rootfs().join("mnt");
+        let bundle = match user_namespace {
+            true => bundle.user_namespace(200_000),
+            false => bundle,
+        };
+        let bundle = bundle.bind(&from, "/mnt", &["rbind"]).bind(&more, "/mnt/sub", &["rbind"]);
+        bundle.bind(&top, "/final", &["rbind"]).container().run().ok().prints("more\n/\n");
+    }
+}
+
 #[test]
 fn the_default_mounts_are_there() {
     let mounts = all_seen(Bundle::new());

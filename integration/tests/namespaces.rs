@@ -250,6 +250,35 @@ fn a_user_namespace_has_devices_and_a_read_only_root() {
     assert!(outcome.stderr.contains("Read-only file system"), "{outcome}");
 }
 
+/// Whose host has none of them at their paths: the runtime makes them.
+#[test]
+fn a_user_namespace_has_the_devices_of_the_config() {
+    kiln_only!("binds only what the host has");
+    let script = "stat -c '%n %F %t:%T %a %u:%g' /dev/mine /dev/two; head -c 4 /dev/mine | wc -c";
+    let devices = json!([
+        { "path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o627,
+          "uid": 7, "gid": 8 },
+        { "path": "/dev/two", "type": "b", "major": 7, "minor": 200, "fileMode": 0o600 },
+    ]);
+    let bundle = Bundle::sh(script).user_namespace(200_000).set("/linux/devices", devices);
+    let c = bundle.push(
+        "/linux/resources/devices",
+        json!({ "allow": true, "access": "rwm",
+        "type": "c", "major": 1, "minor": 5 }),
+    );
+    let c = c.container();
+    c.run().ok().prints(
+        "/dev/mine character special file 1:5 627 7:8\n\
+        /dev/two block special file 7:c8 600 0:0\n4\n",
+    );
+    c.assert_nothing_left();
+    let device = json!([{ "path": "/dev/mine", "type": "c", "major": 1, "minor": 5,
+        "uid": 70_000 }]);
+    let c = Bundle::new().user_namespace(200_000).set("/linux/devices", device).container();
+    c.run().fails(&["/dev/mine", "70000:0 is not mapped"]);
+    c.assert_nothing_left();
+}
+
 #[test]
 fn several_ranges_of_ids() {
     let map = json!([

@@ -194,7 +194,7 @@ struct Built {
 /// Makes all of the container; what `undo` knows of when this fails has been made.
 fn build(
     mut options: Options<'_>,
-    plan: Plan,
+    mut plan: Plan,
     placement: Placement,
     undo: &mut Undo<'_>,
     listen: bool,
@@ -206,6 +206,7 @@ fn build(
     // From here on, whoever finds the directory finds all that is made.
     dir.write(&state, &options.bundle.json)?;
     undo.state = Some(state.clone());
+    plan.make_nodes(dir.as_fd())?;
     let wait_before_start = listen || needs_attention(&plan);
     let listener = if listen { Some(self::listen(dir)?) } else { None };
     if listen && plan.hooks_before_start() {

@@ -1,14 +1,25 @@
 //! linux.devices and the devices that every container has.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
+use rustix::mount::OpenTreeFlags;
+use rustix::process::{Gid, Uid};
 
-use crate::error::Error;
+use crate::error::{Error, Step};
+use crate::idmaps::IdMaps;
+use crate::sys::{self, MountAttr};
+
+/// The name of the node that [`Device::make_node`] makes in a container's directory, numbered from 0
+/// without gaps.
+pub fn node_name(number: usize) -> String {
+    format!("device{number}")
+}
 
 /// One device node, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Device {
     /// In the container, absolute.
     pub path: PathBuf,
@@ -22,6 +33,58 @@ pub struct Device {
     pub uid: u32,
     /// Group in the container.
     pub gid: u32,
+    /// Not the config's: every host has it.
+    pub is_default: bool,
+    /// A detached mount of the node itself, where the runtime had to make it: see
+    /// [`Self::make_node`].
+    pub node: Option<OwnedFd>,
+}
+
+impl Device {
+    /// Whether `stat` is of this very device.
+    pub fn is(&self, stat: &Stat) -> bool {
+        FileType::from_raw_mode(stat.st_mode) == self.kind && stat.st_rdev == self.device
+    }
+
+    /// In the machine's root's runtime, before init exists: for a container that may make no
+    /// devices, because it is in a user namespace with `maps`, makes the node that it would bind if
+    /// the host had it. As crun does; runc does without the device.
+    ///
+    /// The node is `name` in the container's directory `dir`, for as long as that is there: what is
+    /// unlinked cannot be mounted. That may be on a mount with nodev (/run is); the binding is not.
+    ///
+    /// Returns whether it was needed.
+    ///
+    /// # Errors
+    /// The owner has no id on the host, or the device cannot be made.
+    pub fn make_node(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &str,
+        maps: &IdMaps,
+    ) -> Result<bool, Error> {
+        if rustix::fs::stat(&self.path).is_ok_and(|stat| self.is(&stat)) {
+            return Ok(false);
+        }
+        let step = || format!("make device {}", self.path.display());
+        let (Some(uid), Some(gid)) = (maps.host_uid(self.uid), maps.host_gid(self.gid)) else {
+            let problem = format!("its owner {}:{} is not mapped", self.uid, self.gid);
+            return Err(Error::config(step(), problem));
+        };
+        let mode = Mode::from_raw_mode(self.mode);
+        rustix::fs::mknodat(dir, name, self.kind, Mode::empty(), self.device).step(step)?;
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step(step)?;
+        // Not by mknod(2), which heeds the umask.
+        rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).step(step)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(dir, name, flags).step(step)?;
+        let clear = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_RDONLY;
+        let attr = MountAttr { clear, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+        sys::mount_setattr(tree.as_fd(), attr, false, None).step(step)?;
+        self.node = Some(tree);
+        Ok(true)
+    }
 }
 
 /// config-linux.md#default-devices: all character devices with major 1, but tty.
@@ -48,6 +111,8 @@ pub fn plan(devices: &[LinuxDevice]) -> Result<Vec<Device>, Error> {
             mode: 0o666,
             uid: 0,
             gid: 0,
+            is_default: true,
+            node: None,
         })
         .collect();
     for (index, device) in devices.iter().enumerate() {
@@ -91,6 +156,8 @@ fn check(index: usize, device: &LinuxDevice) -> Result<Device, Error> {
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
+        is_default: false,
+        node: None,
     })
 }
 

@@ -62,6 +62,16 @@ impl IdMaps {
         has(&self.gids, id)
     }
 
+    /// What the user id is outside of the namespace.
+    pub fn host_uid(&self, id: u32) -> Option<u32> {
+        outside(&self.uids, id)
+    }
+
+    /// The same of a group id.
+    pub fn host_gid(&self, id: u32) -> Option<u32> {
+        outside(&self.gids, id)
+    }
+
     /// Whether a user's map of groups denies setgroups(2): see [`Self::write`].
     pub fn denies_groups(&self) -> bool {
         only(&self.gids, rustix::process::getegid().as_raw())
@@ -180,7 +190,12 @@ fn overlaps(other: usize) -> String {
 }
 
 fn has(ranges: &[Range], id: u32) -> bool {
-    ranges.iter().any(|range| (range.inside..range.inside + range.size).contains(&id))
+    outside(ranges, id).is_some()
+}
+
+fn outside(ranges: &[Range], id: u32) -> Option<u32> {
+    let has = |range: &&Range| (range.inside..range.inside + range.size).contains(&id);
+    ranges.iter().find(has).map(|range| range.outside + (id - range.inside))
 }
 
 /// Whether this is the map that a user may write for the own id.

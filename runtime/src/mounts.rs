@@ -145,6 +145,8 @@ pub enum Source {
         recursive: bool,
         /// The mount itself, detached, where the runtime had to make it: see [`MountPlan::open`].
         tree: Option<OwnedFd>,
+        /// Where it is in the container, if it is to be found there: see [`MountPlan::open`].
+        inside: Option<PathBuf>,
     },
     /// A new instance of a filesystem.
     New {
@@ -212,7 +214,7 @@ impl MountPlan {
             let path = mount.source().clone().filter(|path| !path.as_os_str().is_empty());
             let path = path.ok_or_else(|| Error::config(field("source"), "is needed"))?;
             let recursive = options.bind.unwrap_or(false);
-            Source::Bind { path, recursive, tree: None }
+            Source::Bind { path, recursive, tree: None, inside: None }
         } else if matches!(fstype, "cgroup" | "cgroup2") {
             Source::Cgroup
         } else if fstype.is_empty() || fstype == "none" {
@@ -289,10 +291,26 @@ impl MountPlan {
     /// could not make itself. In a user namespace it may not reach the source; nobody but the owner
     /// of a filesystem may map its ids.
     ///
+    /// What lies below the rootfs may be a mount of the container's, which is yet to be made: init
+    /// reaches that, and finds it from its root, where no symlink leads to the host. Not if its ids
+    /// are to be mapped: init may not.
+    ///
     /// # Errors
     /// The source cannot be opened, or its filesystem cannot be idmapped.
-    pub fn open(&mut self, namespaces: &Namespaces, privilege: Privilege) -> Result<(), Error> {
+    pub fn open(
+        &mut self,
+        namespaces: &Namespaces,
+        privilege: Privilege,
+        rootfs: &Path,
+    ) -> Result<(), Error> {
         if self.id_map.is_none() && namespaces.maps().is_none() {
+            return Ok(());
+        }
+        if let (None, Source::Bind { path, inside, .. }) = (&self.id_map, &mut self.source)
+            && rootfs != Path::new("/")
+            && let Ok(below) = path.strip_prefix(rootfs)
+        {
+            *inside = Some(below.to_owned());
             return Ok(());
         }
         self.open_source()?;
@@ -335,7 +353,7 @@ impl MountPlan {
     /// # Errors
     /// The source cannot be opened.
     pub fn open_source(&mut self) -> Result<(), Error> {
-        let Source::Bind { path, recursive, tree } = &mut self.source else {
+        let Source::Bind { path, recursive, tree, .. } = &mut self.source else {
             return Ok(());
         };
         let mount = clone_tree(path, *recursive)?;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_hooks::Stage;
@@ -233,7 +233,7 @@ impl Plan {
         let late = rootless::mounts_late(privilege, &rootfs)?;
         rootless::check(&namespaces, &mounts, &process, late)?;
         for mount in mounts.iter_mut().filter(|_| !late) {
-            mount.open(&namespaces, privilege)?;
+            mount.open(&namespaces, privilege, &rootfs_path)?;
         }
         let mount_label = labels::mount_label(&linux)?;
         if let Some(label) = &mount_label {
@@ -309,6 +309,23 @@ pub fn seccomp_filter(
 pub const RUNTIME_HOOKS: [Stage; 2] = [Stage::Prestart, Stage::CreateRuntime];
 
 impl Plan {
+    /// Makes what [`Device::make_node`] is for: devices of linux.devices in a new user namespace.
+    /// `dir` is the container's directory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make_nodes(&mut self, dir: BorrowedFd<'_>) -> Result<(), Error> {
+        let maps = self.namespaces.maps().filter(|_| self.privilege.is_root());
+        let Some(maps) = maps else { return Ok(()) };
+        let mut number = 0;
+        for device in self.devices.iter_mut().filter(|device| !device.is_default) {
+            if device.make_node(dir, &devices::node_name(number), maps)? {
+                number += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether there are any of [`RUNTIME_HOOKS`]: runtime and init must agree on it.
     pub fn has_runtime_hooks(&self) -> bool {
         let any = |stage: &Stage| stage.of(&self.hooks).is_some_and(|hooks| !hooks.is_empty());

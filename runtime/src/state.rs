@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -309,7 +309,7 @@ impl StateRoot {
             ignore_missing(removed)
         };
         match remove() {
-            // Of a runtime that died while it wrote it, or not ours.
+            // Of a runtime that died while it wrote it, devices that the host lacks, or not ours.
             Err(Errno::NOTEMPTY) => {
                 container.clear().step(step)?;
                 remove().step(step)
@@ -336,6 +336,12 @@ fn ignore_missing(result: Result<(), Errno>) -> Result<(), Errno> {
 pub struct ContainerDir {
     id: ContainerId,
     dir: OwnedFd,
+}
+
+impl AsFd for ContainerDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
 }
 
 impl ContainerDir {

@@ -36,7 +36,7 @@ pub fn make_all(plan: &Plan, root: &Rooted<'_>) -> Result<(), Error> {
     }
     // Not through a link of the image's: it could lead to a volume, which is the host's.
     let dev_dir = real_dir(root, dev).step(|| "open /dev".to_owned())?;
-    // A user namespace may not make devices: the host's are bound.
+    // A user namespace may not make devices: the host's are bound, or the runtime's.
     let bind = plan.namespaces.has(libc::CLONE_NEWUSER) || !plan.privilege.is_root();
     for device in &plan.devices {
         let step = || format!("make device {}", device.path.display());
@@ -72,8 +72,7 @@ fn make_device(device: &Device, parent: &OwnedFd, name: &OsStr) -> Result<(), Er
         // file could be one that the image wants the host to change.
         Err(Errno::EXIST) => {
             let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).step(step)?;
-            let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-            if kind != device.kind || stat.st_rdev != device.device {
+            if !device.is(&stat) {
                 return Err(Failure::because(step(), "something else is there already").into());
             }
             return Ok(());
@@ -90,13 +89,14 @@ fn make_device(device: &Device, parent: &OwnedFd, name: &OsStr) -> Result<(), Er
 
 fn bind_device(device: &Device, parent: &OwnedFd, name: &OsStr) -> Result<(), Error> {
     let step = || format!("bind device {}", device.path.display());
+    let inside = Rooted::new(parent);
+    let target = || inside.make_file(name.as_ref()).step(step);
+    if let Some(node) = &device.node {
+        return attach(node, &target()?).step(step);
+    }
     let tree = clone_tree(&device.path, false)?;
-    let found = rustix::fs::fstat(&tree).step(step)?;
-    let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
-    if kind != device.kind || found.st_rdev != device.device {
+    if !device.is(&rustix::fs::fstat(&tree).step(step)?) {
         return Err(Failure::because(step(), "the host has another device there").into());
     }
-    let inside = Rooted::new(parent);
-    let target = inside.make_file(name.as_ref()).step(step)?;
-    attach(&tree, &target).step(step)
+    attach(&tree, &target()?).step(step)
 }

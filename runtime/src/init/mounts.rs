@@ -16,7 +16,7 @@ use rustix::mount::{
 use super::cgroup::{self, Ready};
 use super::{copy_up, shared};
 use crate::error::{Error, Failure, Step};
-use crate::mounts::{CONTEXT, MountPlan, Source, clone_tree};
+use crate::mounts::{CONTEXT, MountPlan, Source, clone_open, clone_tree};
 use crate::plan::Plan;
 use crate::rooted::Rooted;
 use crate::sys::{self, MountAttr};
@@ -61,11 +61,15 @@ pub fn make_all(
     let mut kernel = Kernel::default();
     for mount in &plan.mounts {
         match &mount.source {
-            Source::Bind { path, recursive, tree } => {
+            Source::Bind { path, recursive, tree, inside } => {
                 let made;
-                let tree = match tree {
-                    Some(tree) => tree,
-                    None => {
+                let tree = match (tree, inside) {
+                    (Some(tree), _) => tree,
+                    (None, Some(inside)) => {
+                        made = clone_inside(mount, root, inside, *recursive)?;
+                        &made
+                    }
+                    (None, None) => {
                         made = clone_tree(path, *recursive)?;
                         &made
                     }
@@ -106,6 +110,17 @@ pub fn make_all(
 /// `mount SOURCE on DESTINATION`, for errors.
 pub fn name(mount: &MountPlan) -> String {
     format!("mount {} on {}", mount.source_name, mount.destination.display())
+}
+
+/// A detached copy of the mount at a path in the container.
+fn clone_inside(
+    mount: &MountPlan,
+    root: &Rooted<'_>,
+    inside: &Path,
+    recursive: bool,
+) -> Result<OwnedFd, Error> {
+    let source = root.open(inside, OFlags::PATH).step(|| name(mount))?;
+    clone_open(&source, recursive).step(|| name(mount))
 }
 
 fn bind(mount: &MountPlan, root: &Rooted<'_>, tree: &OwnedFd) -> Result<(), Error> {
