@@ -5,12 +5,12 @@
 //! and from there, or from a wasm container's init, /proc/PID/exe opens the file on the host,
 //! which uid 0 may write (CVE-2019-5736). On a mount that is read-only nobody may: so kiln
 //! executes itself once more, from a detached, read-only copy of the mount that it lies on. That
-//! costs one execve(2); a copy of the file, as runc and youki make it, costs milliseconds. Most
+//! costs one execve(2); runc and youki copy the file, megabytes for each container. Most
 //! often `kiln`'s entry point has done it already, before libc was started (src/entry.rs).
 //!
 //! A user may not make such a view, and mostly needs none: nobody in the container has more rights
 //! to the host's files than that user, so a root's executable that others may not write is safe as
-//! it is. Only for one that the user could write, a sealed copy in memory is executed (2 ms).
+//! it is. Only for one that the user could write, a sealed copy in memory is executed.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};

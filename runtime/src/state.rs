@@ -1,7 +1,8 @@
 //! The container's state on disk: one directory per container below the state root.
 //!
 //! ```text
-//! ROOT/ID/state.json   written once, before anything else is made: the state, and after it the
+//! ROOT/ID/state.json   written before anything else is made (and once more, beside and renamed, if
+//!                      a user got fewer cgroups than there might be): the state, and after it the
 //!                      config.json as it was, for what `exec` must know whatever becomes of it
 //! ROOT/ID/init         a symlink to nowhere, whose text is init's pid and start time
 //! ROOT/ID/start.sock   init listens here until `start`; gone once it was asked to start
@@ -10,8 +11,9 @@
 //! A symlink is made by one system call, whole or not at all, and costs a filesystem less than a
 //! file written beside another and renamed.
 //!
-//! The directory is locked (flock(2)) by create, start and delete while they work. It is 0700:
-//! nobody else can reach the socket or read annotations.
+//! The directory is locked (flock(2)) by what changes the container while it works: create, start,
+//! delete, pause, resume, update, checkpoint, restore. It is 0700: nobody else can reach the socket
+//! or read annotations.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -362,7 +364,7 @@ impl ContainerDir {
         Ok(())
     }
 
-    /// Waits for the lock that create, start and delete hold while they work.
+    /// Waits for the lock that whatever changes the container holds while it works.
     ///
     /// # Errors
     /// Those of flock(2); [`Error::NotFound`] if the container has been deleted meanwhile.
