@@ -8,7 +8,6 @@
 mod criu;
 mod external;
 mod mount_space;
-mod mount_table;
 mod options;
 mod quote;
 mod restore;
@@ -31,10 +30,10 @@ pub use restore::{Restore, restore};
 use crate::delete;
 use crate::error::{Error, Failure, Step};
 use crate::kill;
+use crate::mount_table::MountTable;
 use crate::process::Process;
 use crate::state::{ContainerDir, State, StateRoot, Status};
 use criu::{Criu, Kind, Version};
-use mount_table::MountTable;
 use options::Directories;
 use wire::Message;
 

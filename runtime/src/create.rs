@@ -304,7 +304,7 @@ fn needs_attention(plan: &Plan) -> bool {
 /// There is one without the other.
 pub fn check_terminal(terminal: bool, console: bool) -> Result<(), Error> {
     let problem = match (terminal, console) {
-        (true, false) => "is true: a container that is detached needs --console-socket",
+        (true, false) => "is true: a process that is detached needs --console-socket",
         (false, true) => "is false: --console-socket is for a terminal",
         _ => return Ok(()),
     };

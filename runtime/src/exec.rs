@@ -23,7 +23,7 @@ use crate::affinity::Affinity;
 use crate::annotations::Extensions;
 use crate::channel::{Channel, ToRuntime, send_descriptor};
 use crate::create::Console;
-use crate::create::{await_workload, end, gone, write_pid_file};
+use crate::create::{await_workload, check_terminal, end, gone, write_pid_file};
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Step};
 use crate::listener::{Agent, Listener};
@@ -77,7 +77,7 @@ pub fn exec(target: Target, mut options: Options<'_>) -> Result<Executed, Error>
     let mut extensions = Extensions::new(&target.state.annotations)?;
     let mut process = ProcessPlan::new(options.process, &linux)?;
     process.keep_groups = extensions.keep_groups;
-    check_terminal(&process, options.console.is_some())?;
+    check_terminal(process.terminal, options.console.is_some())?;
     rootless::check_groups(&process, target.init.pid)?;
     let affinity = Affinity::new(options.process)?;
     let (seccomp, _) = extensions.seccomp(linux.seccomp().as_ref())?;
@@ -145,16 +145,6 @@ fn clone(target: &Target, below: &Below) -> Result<(Entrances, Cloned), Error> {
 fn mounts(target: &Target) -> Vec<PathBuf> {
     let mounts = target.config.mounts().iter().flatten();
     mounts.map(|mount| mount.destination().clone()).collect()
-}
-
-/// A terminal and a console socket go together, as for runc.
-fn check_terminal(process: &ProcessPlan, console: bool) -> Result<(), Error> {
-    let problem = match (process.terminal, console) {
-        (true, false) => "is true: a process that is detached needs --console-socket",
-        (false, true) => "is false: --console-socket is for a terminal",
-        _ => return Ok(()),
-    };
-    Err(Error::config("process.terminal", problem))
 }
 
 /// Hears from the joiner which process is ours now, and reaps the joiner.

@@ -29,6 +29,7 @@ pub mod lenient;
 pub mod listener;
 pub mod memory_policy;
 pub mod missing;
+mod mount_table;
 pub mod mounts;
 pub mod namespaces;
 pub mod net_devices;

@@ -13,9 +13,10 @@ use kiln_cgroups::Paths;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::OFlags;
 
-use super::mount_table::{MountTable, mount_root_id};
 use crate::devices;
 use crate::error::{Error, Step};
+use crate::init::paths::is_null_device;
+use crate::mount_table::{MountTable, mount_root_id};
 use crate::mounts::{MountPlan, Source, open_dir};
 use crate::rooted::Rooted;
 
@@ -141,14 +142,6 @@ fn masked_paths(spec: &Spec) -> impl Iterator<Item = &Path> {
     let linux = spec.linux().as_ref();
     let paths = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
     paths.iter().map(Path::new)
-}
-
-/// Whether it is /dev/null, whatever it is called.
-pub fn is_null_device(file: &OwnedFd) -> bool {
-    rustix::fs::fstat(file).is_ok_and(|stat| {
-        rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device()
-            && stat.st_rdev == rustix::fs::makedev(1, 3)
-    })
 }
 
 /// For `restore`: `mnt[NAME]:PATH` each. What the image has no mount for is not looked at.

@@ -10,12 +10,11 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::thread::LinkNameSpaceType;
 
-use super::external::is_null_device;
-use super::mount_table::mount_root_id;
 use crate::error::{Error, Step};
 use crate::init::mounts::attach;
-use crate::init::paths::NULL_ATTR;
+use crate::init::paths::{NULL_ATTR, is_null_device};
 use crate::init::rootfs::set_propagation;
+use crate::mount_table::mount_root_id;
 use crate::mounts::{Source, open_dir};
 use crate::namespaces::{open_namespace, unshare};
 use crate::plan::Plan;

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::mount_table::MountTable;
 use crate::error::{Error, Step};
+use crate::mount_table::MountTable;
 
 const FILE: &str = "descriptors.json";
 const NULL: &str = "/dev/null";

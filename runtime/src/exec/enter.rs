@@ -14,7 +14,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::process::{DumpableBehavior, Signal};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::affinity::Affinity;
@@ -23,7 +22,9 @@ use crate::create::Console;
 use crate::engine::Engine;
 use crate::error::{Error, Step};
 use crate::init::exec::close_descriptors;
-use crate::init::{Launch, console, credentials, limits, sysctl};
+use crate::init::{
+    Launch, close_to_others, console, credentials, end_with_runtime, limits, sysctl,
+};
 use crate::labels::When;
 use crate::mounts::open_dir;
 use crate::namespaces::{Membership, become_root};
@@ -113,7 +114,7 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
         raise_limits(process)?;
         // The container's root may trace what is in its user namespace, and where the container
         // has no pid namespace it sees this process, too.
-        hide()?;
+        close_to_others()?;
     }
     let namespaces = ThreadNameSpaceType::from_bits_retain(membership.flags as u32);
     rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), namespaces)
@@ -132,16 +133,11 @@ fn enter(exec: &mut Exec, way: Way) -> Result<Cloned, Error> {
     let keep = [Some(exec.channel.as_fd()), exec.console.as_ref().map(AsFd::as_fd)];
     close_descriptors(exec.preserve_fds, &keep)?;
     // For the child, before it can be seen; a change of ids has set it anew.
-    hide()?;
+    close_to_others()?;
     if !exec.process.labels.any() {
         credentials::shed(&mut exec.process, exec.seccomp.is_some())?;
     }
     sys::clone3(libc::CLONE_PARENT as u64, None).step(|| "clone the process".to_owned())
-}
-
-fn hide() -> Result<(), Error> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .step(|| "hide the process".to_owned())
 }
 
 /// Only the host's root may raise a hard limit: before the user namespace is joined. Lowered, they
@@ -158,11 +154,6 @@ fn raise_limits(process: &ProcessPlan) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-fn end_with_runtime() -> Result<(), Error> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step(|| "prepare the process".to_owned())
 }
 
 /// The child: in all of the container's namespaces and its cgroup, its root there, with no more

@@ -248,7 +248,7 @@ fn die_with_runtime(plan: &Plan) -> Result<(), Error> {
     end_with_runtime()?;
     // A session of its own: the caller's terminal and process group are no business of the
     // container's; kill(0, ...) reaches a whole group, whatever pid namespace it comes from.
-    rustix::process::setsid().step(|| "prepare init".to_owned())?;
+    rustix::process::setsid().step(|| "prepare the process".to_owned())?;
     rustix::process::umask(rustix::fs::Mode::empty());
     if plan.privilege == Privilege::User {
         // The runtime can no longer reach init's files in /proc when it has done with the maps.
@@ -262,14 +262,16 @@ fn die_with_runtime(plan: &Plan) -> Result<(), Error> {
     close_to_others()
 }
 
-fn close_to_others() -> Result<(), Error> {
+/// Closes this process to those who have its ids but not its privileges.
+pub(crate) fn close_to_others() -> Result<(), Error> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .step(|| "prepare init".to_owned())
+        .step(|| "prepare the process".to_owned())
 }
 
-fn end_with_runtime() -> Result<(), Error> {
+/// SIGKILL for this process when the runtime has gone.
+pub(crate) fn end_with_runtime() -> Result<(), Error> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step(|| "prepare init".to_owned())
+        .step(|| "prepare the process".to_owned())
 }
 
 /// The hooks between the rootfs and pivot_root(2): those of the runtime's namespaces by the

@@ -27,15 +27,20 @@ pub fn host_null() -> Result<OwnedFd, Error> {
     let step = || "open the host's /dev/null".to_owned();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step(step)?;
-    let stat = rustix::fs::fstat(&null).step(step)?;
-    let is_null = FileType::from_raw_mode(stat.st_mode).is_char_device()
-        && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if !is_null {
+    if !is_null_device(&null) {
         return Err(Failure::because(step(), "it is not the null device").into());
     }
     let tree = clone_open(&null, false).step(step)?;
     sys::mount_setattr(tree.as_fd(), NULL_ATTR, false, None).step(step)?;
     Ok(tree)
+}
+
+/// Whether it is /dev/null, whatever it is called.
+pub fn is_null_device(file: &OwnedFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode).is_char_device()
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// Makes each path, with all below it, read-only. One that is not there needs nothing.

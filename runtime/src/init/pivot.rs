@@ -1,9 +1,8 @@
 //! The rootfs becomes the root.
 
-use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -11,6 +10,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags};
 
 use super::rootfs::set_propagation;
 use crate::error::{Error, Step};
+use crate::mount_table::MountTable;
 use crate::plan::Plan;
 
 /// Makes `tree` the root of this process and lets go of the old one. Takes the old root's
@@ -55,8 +55,8 @@ fn hide_host_mounts(old_root: &OwnedFd) -> Result<(), Errno> {
     let read = std::fs::File::from(file).read_to_end(&mut mountinfo);
     read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     // The last mounted first: what lies on another one goes before it.
-    let places: Vec<_> = mountinfo.split(|&byte| byte == b'\n').filter_map(mount_point).collect();
-    for place in places.iter().rev().filter(|place| place.as_os_str() != "/") {
+    let table = MountTable::parse(&mountinfo);
+    for place in table.points().rev().filter(|place| place.as_os_str() != "/") {
         match leave(place) {
             // Gone with another one; or the new root's, which is not at this path any more.
             Ok(()) | Err(Errno::NOENT | Errno::INVAL | Errno::NOTDIR) => {}
@@ -67,38 +67,9 @@ fn hide_host_mounts(old_root: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Unmounts `place` here and nowhere else, whatever its propagation.
-fn leave(place: &OsString) -> Result<(), Errno> {
+fn leave(place: &Path) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mount = rustix::fs::open(place, flags, Mode::empty())?;
     set_propagation(&mount, libc::MS_SLAVE, true)?;
     rustix::mount::unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-}
-
-/// The fifth field of a line of mountinfo; space, tab, newline and backslash are `\ooo` there
-/// (proc(5)).
-fn mount_point(line: &[u8]) -> Option<OsString> {
-    let mut field = line.split(|&byte| byte == b' ').nth(4)?.iter().copied();
-    let mut path = Vec::new();
-    while let Some(byte) = field.next() {
-        path.push(match byte {
-            b'\\' => {
-                let mut digit = || field.next().map(|digit| digit.wrapping_sub(b'0') & 7);
-                digit()? << 6 | digit()? << 3 | digit()?
-            }
-            byte => byte,
-        });
-    }
-    Some(OsString::from_vec(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        let line = br"36 35 98:0 /mnt1 /mnt\040two\134x rw,noatime master:1 - ext3 /dev/root rw";
-        assert_eq!(mount_point(line).unwrap(), r"/mnt two\x");
-        assert_eq!(mount_point(b"36 35"), None);
-    }
 }

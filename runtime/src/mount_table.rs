@@ -49,7 +49,8 @@ impl MountTable {
         Self(Vec::new())
     }
 
-    fn parse(text: &[u8]) -> Self {
+    /// Of the text of such a file; lines that are none are passed over.
+    pub fn parse(text: &[u8]) -> Self {
         Self(text.split(|&byte| byte == b'\n').filter_map(parse).collect())
     }
 
@@ -61,6 +62,11 @@ impl MountTable {
     /// Those below `path`, without one on `path` itself.
     pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Mount> {
         self.0.iter().filter(move |mount| mount.point.starts_with(path) && mount.point != path)
+    }
+
+    /// Where they are.
+    pub fn points(&self) -> impl DoubleEndedIterator<Item = &Path> {
+        self.0.iter().map(|mount| mount.point.as_path())
     }
 
     /// The mount on `path`.
