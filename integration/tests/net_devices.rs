@@ -135,8 +135,19 @@ fn a_container_that_does_not_start_gives_them_back() {
     std::os::unix::fs::chown(&program, Some(0), Some(0)).unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    host.run(&bundle.container()).fails(&["exec format error"]);
+    let c = bundle.container();
+    host.run(&c).fails(&["exec format error"]);
     is_back();
+    // The same with `create` and `start`, and one that is never started.
+    host.within(c.create_cli(&[])).output().ok();
+    assert!(host.ip("link show kiln0").is_err());
+    host.within(c.cli(&["start", &c.id])).output().fails(&["exec format error"]);
+    is_back();
+    c.delete().ok();
+    host.within(c.create_cli(&[])).output().ok();
+    host.within(c.cli(&["delete", "--force", &c.id])).output().ok();
+    is_back();
+    c.assert_nothing_left();
 }
 
 #[test]

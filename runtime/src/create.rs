@@ -336,6 +336,7 @@ pub(crate) fn describe(
         listener: plan.listener.clone(),
         keyring: true,
         engine: false,
+        net_devices: plan.net_devices.clone(),
         rdt: plan.rdt.as_ref().map(|rdt| rdt.groups(id.as_str())),
     }
 }

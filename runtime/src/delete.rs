@@ -9,6 +9,7 @@ use kiln_hooks::Stage;
 use crate::annotations::HookOutput;
 use crate::error::{Error, Failure};
 use crate::kill;
+use crate::net_devices;
 use crate::state::{ContainerDir, State, StateRoot, Status};
 
 /// How long `delete --force` waits for a `create` or `start` that is at work before it ends it.
@@ -61,6 +62,12 @@ pub fn delete(root: &StateRoot, dir: &ContainerDir, force: bool) -> Result<(), E
         return remove(root, dir, &State { rdt: None, ..state }, None);
     }
     if let Some(init) = &state.init {
+        if status == Status::Created {
+            match net_devices::of_waiting(&state) {
+                Ok(devices) => devices.iter().for_each(net_devices::Moved::give_back),
+                Err(error) => log::warn!("{error}"),
+            }
+        }
         if let (Status::Paused, Some(cgroup)) = (status, &cgroup) {
             cgroup.kill()?;
         }

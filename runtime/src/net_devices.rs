@@ -13,16 +13,18 @@ use oci_spec::runtime::Linux;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Failure, Step};
 use crate::namespaces::Namespaces;
 use crate::netlink::{Address, Socket};
+use crate::state::State;
 
 /// IFNAMSIZ, with its NUL.
 const NAME_SIZE: usize = 16;
 
 /// A device to be moved, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetDevice {
     /// In the runtime's namespace.
     host: String,
@@ -93,19 +95,7 @@ fn valid(name: &str) -> bool {
 /// # Errors
 /// A device cannot be moved, or its name is taken; all are where they were then.
 pub fn move_all(plan: &[NetDevice], pidfd: &OwnedFd) -> Result<Moved, Error> {
-    let step = || "open the container's network namespace".to_owned();
-    let host_namespace = own_namespace().step(step)?;
-    let host = Socket::open().step(step)?;
-    rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK)
-        .step(step)?;
-    // A socket belongs to the namespace that it was opened in: no other stay there is needed.
-    let opened = own_namespace().and_then(|namespace| Ok((namespace, Socket::open()?)));
-    let network = Some(LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(host_namespace.as_fd(), network)
-        .step(|| "return to the network namespace".to_owned())?;
-    let (container_namespace, container) = opened.step(step)?;
-    let mut moved =
-        Moved { host, host_namespace, container, container_namespace, devices: Vec::new() };
+    let mut moved = Moved::open(pidfd)?;
     for device in plan {
         if let Err(error) = moved.take(device) {
             moved.give_back();
@@ -115,12 +105,52 @@ pub fn move_all(plan: &[NetDevice], pidfd: &OwnedFd) -> Result<Moved, Error> {
     Ok(moved)
 }
 
+/// In another process than the one that moved them, for a container that waits for `start`: what is
+/// needed to return its devices, to this process's network namespace. None if it has none, or has
+/// ended. This process enters the container's namespace for a moment.
+///
+/// # Errors
+/// Those of setns(2) and of the sockets.
+pub fn of_waiting(state: &State) -> Result<Option<Moved>, Error> {
+    if state.net_devices.is_empty() {
+        return Ok(None);
+    }
+    let Some(pidfd) = state.init.as_ref().map(|init| init.pidfd()).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let mut moved = Moved::open(&pidfd)?;
+    for names in &state.net_devices {
+        // A hook may have given it another name, or taken it away.
+        let Ok(index) = moved.container.index(&names.name) else { continue };
+        let step = || format!("linux.netDevices.{}: read its addresses", names.host);
+        let addresses = moved.container.addresses(index).step(step)?;
+        moved.devices.push(Device { names: names.clone(), addresses });
+    }
+    Ok(Some(moved))
+}
+
 fn own_namespace() -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open("/proc/self/ns/net", flags, Mode::empty())
 }
 
 impl Moved {
+    /// Nothing yet; knows both namespaces.
+    fn open(pidfd: &OwnedFd) -> Result<Self, Error> {
+        let step = || "open the container's network namespace".to_owned();
+        let host_namespace = own_namespace().step(step)?;
+        let host = Socket::open().step(step)?;
+        rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::NETWORK)
+            .step(step)?;
+        // A socket belongs to the namespace that it was opened in: no other stay there is needed.
+        let opened = own_namespace().and_then(|namespace| Ok((namespace, Socket::open()?)));
+        let network = Some(LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(host_namespace.as_fd(), network)
+            .step(|| "return to the network namespace".to_owned())?;
+        let (container_namespace, container) = opened.step(step)?;
+        Ok(Self { host, host_namespace, container, container_namespace, devices: Vec::new() })
+    }
+
     fn take(&mut self, names: &NetDevice) -> Result<(), Error> {
         let NetDevice { host, name } = names;
         let step = || format!("linux.netDevices.{host}: move the device");

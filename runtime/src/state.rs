@@ -31,6 +31,7 @@ use crate::error::{Error, Failure, Step};
 use crate::id::ContainerId;
 use crate::lenient;
 use crate::listener::Listener;
+use crate::net_devices::NetDevice;
 use crate::process::Process;
 use crate::rdt;
 
@@ -111,6 +112,9 @@ pub struct State {
     /// Whether an engine runs its workload, so that init has executed nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub engine: bool,
+    /// linux.netDevices that it has taken, to be returned if it is never started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<NetDevice>,
     /// Its resctrl groups: exec'd processes join them, and some go with the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdt: Option<rdt::Groups>,
@@ -639,6 +643,7 @@ mod tests {
             listener: None,
             keyring: true,
             engine: false,
+            net_devices: Vec::new(),
             rdt: None,
         }
     }
