@@ -67,8 +67,8 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
-    /// A cgroup that a further process is to be in is not there: runc's words.
-    #[error("adding pid to {}/cgroup.procs: {text}", path.display(), text = said(errno))]
+    /// A cgroup that a further process is to be in is not there, or takes none: runc's words.
+    #[error("adding pid 0 to cgroups {}/cgroup.procs: {text}", path.display(), text = said(errno))]
     Join {
         /// Its directory.
         path: PathBuf,

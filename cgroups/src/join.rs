@@ -18,6 +18,7 @@ pub struct Below {
     all: PathBuf,
     /// By controller, v1 only.
     each: Vec<(String, PathBuf)>,
+    asked: bool,
 }
 
 impl Below {
@@ -28,7 +29,7 @@ impl Below {
     ///
     /// [`Error::Invalid`]: a path climbs, a controller stands there twice.
     pub fn parse<S: AsRef<str>>(args: &[S]) -> Result<Self, Error> {
-        let mut below = Self::default();
+        let mut below = Self { asked: !args.is_empty(), ..Self::default() };
         for arg in args.iter().map(AsRef::as_ref) {
             let Some((controllers, path)) = arg.split_once(':') else {
                 if args.len() > 1 {
@@ -51,9 +52,10 @@ impl Below {
         Ok(below)
     }
 
-    /// Whether the container's own cgroup is meant everywhere.
-    pub fn is_empty(&self) -> bool {
-        self.all.as_os_str().is_empty() && self.each.is_empty()
+    /// Whether none was asked for, not even the container's own (`/`): then the process may be in
+    /// another one where that takes none.
+    pub fn is_default(&self) -> bool {
+        !self.asked
     }
 
     fn path_in(&self, hierarchy: &Hierarchy) -> &Path {
@@ -134,6 +136,13 @@ impl Entrances {
     }
 }
 
+/// That the unified cgroup which `below` names takes no process, in words.
+pub fn refused(paths: &Paths, below: &Below, errno: Errno) -> Error {
+    let unified = paths.hierarchies().iter().find(|hierarchy| hierarchy.is_v2());
+    let path = unified.map(|hierarchy| hierarchy.full_path().join(below.path_in(hierarchy)));
+    Error::Join { path: path.unwrap_or_default(), errno }
+}
+
 fn open_tasks(cgroup: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, cgroup.join("tasks"), flags, Mode::empty())
@@ -164,8 +173,9 @@ mod tests {
 
     #[test]
     fn runcs_notation() {
-        assert!(Below::parse::<&str>(&[]).unwrap().is_empty());
-        assert!(Below::parse(&["/"]).unwrap().is_empty());
+        assert!(Below::parse::<&str>(&[]).unwrap().is_default());
+        let own = Below::parse(&["/"]).unwrap();
+        assert!(!own.is_default() && own.all.as_os_str().is_empty());
         let all = Below::parse(&["/a//b/"]).unwrap();
         let memory = Hierarchy::for_test(false, &["memory"], Path::new("/m"));
         let cpu = Hierarchy::for_test(false, &["cpu", "cpuacct"], Path::new("/c"));

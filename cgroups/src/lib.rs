@@ -62,6 +62,6 @@ pub use cgroup::{Cgroup, enter, remove};
 pub use device_rules::{AllowedDevice, DEFAULT_ALLOWED_DEVICES};
 pub use error::{Error, Hint};
 pub use freezer::is_frozen;
-pub use join::{Below, Entrances, unified_of};
+pub use join::{Below, Entrances, refused, unified_of};
 pub use oom::{OomNews, OomWatch};
 pub use paths::{Hierarchy, Paths, resolve};

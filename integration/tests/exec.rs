@@ -415,6 +415,9 @@ fn a_v2_cgroup_with_children_of_its_own() {
     let c = running(bundle.mount("/sys/fs/cgroup", "cgroup2", "cgroup", &["rw"]));
     c.await_file("/done");
     c.exec(&["cat", "/proc/self/cgroup"]).ok().prints("0::/init\n");
+    // Who asks for the container's own gets that or nothing.
+    let outcome = c.exec_cli(&["--cgroup", "/"], &["true"]).output();
+    outcome.fails_with(255, &["adding pid", "cgroup.procs: device or resource busy"]);
 }
 
 /// The filter of the container, its listener for the exec'd process: the agent hears of both.

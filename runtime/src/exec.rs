@@ -132,7 +132,10 @@ fn clone(target: &Target, below: &Below) -> Result<(Entrances, Cloned), Error> {
     match sys::clone3(0, cgroups.unified.as_ref().map(AsFd::as_fd)) {
         // A v2 cgroup that has given controllers to its children takes no processes: as runc does,
         // the process goes where init went.
-        Err(Errno::BUSY | Errno::OPNOTSUPP) if below.is_empty() && cgroups.unified.is_some() => {
+        Err(errno @ (Errno::BUSY | Errno::OPNOTSUPP)) if cgroups.unified.is_some() => {
+            if !below.is_default() {
+                return Err(kiln_cgroups::refused(paths, below, errno).into());
+            }
             cgroups.unified = kiln_cgroups::unified_of(paths, target.init.pid)?;
             target.check()?;
             let cloned = sys::clone3(0, cgroups.unified.as_ref().map(AsFd::as_fd)).step(step)?;
