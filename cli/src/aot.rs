@@ -90,6 +90,6 @@ fn prune(unused_for: Option<Duration>, to_bytes: Option<u64>) -> Result<()> {
         (None, None) => Prune::All,
     })?;
     let bytes: u64 = removed.iter().map(|entry| entry.size_bytes).sum();
-    println!("{} modules removed, {bytes} bytes", removed.len());
+    crate::print::print(&format!("{} modules removed, {bytes} bytes\n", removed.len()))?;
     Ok(())
 }

@@ -13,7 +13,7 @@ pub struct Features {}
 
 impl Features {
     pub fn execute(self) -> Result<ExitCode> {
-        println!("{}", serde_json::to_string_pretty(&features())?);
+        crate::print::print(&(serde_json::to_string_pretty(&features())? + "\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -19,6 +19,7 @@ mod list;
 mod logger;
 mod matching;
 mod pause;
+mod print;
 mod ps;
 mod restore;
 mod run;
@@ -125,8 +126,13 @@ impl Command {
 pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
     let args = words::normalize(std::env::args_os());
     if asks_for_version(&args) {
-        print!("{}", features::version());
-        return ExitCode::SUCCESS;
+        return match print::print(&features::version()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                logger::report(&error);
+                ExitCode::FAILURE
+            }
+        };
     }
     let mut cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,

@@ -35,12 +35,13 @@ impl List {
             Some(root) => documents(&root)?,
             None => Vec::new(),
         };
-        let mut out = std::io::stdout().lock();
+        let mut out = Vec::new();
         match (self.quiet, self.format) {
             (true, _) => documents.iter().try_for_each(|state| writeln!(out, "{}", state.id))?,
             (_, Format::Json) => writeln!(out, "{}", serde_json::to_string(&documents)?)?,
             (_, Format::Table) => print_table(&mut out, &documents)?,
         }
+        crate::print::print(&String::from_utf8_lossy(&out))?;
         Ok(ExitCode::SUCCESS)
     }
 }

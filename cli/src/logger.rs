@@ -53,7 +53,7 @@ pub fn report(error: &anyhow::Error) {
     if let Some(logger) = LOGGER.get().filter(|logger| logger.file.is_some()) {
         logger.write(Level::Error, &message);
     }
-    eprintln!("kiln: {message}");
+    let _ = writeln!(std::io::stderr(), "kiln: {message}");
 }
 
 /// Not every error knows that a kernel is too old, or why; here it can be asked.

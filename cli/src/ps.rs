@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::global::Global;
+use crate::print::print;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -35,8 +36,8 @@ impl Ps {
         let (_, container) = global.find(&self.id)?;
         let pids = kiln_runtime::ps::pids(&container)?;
         match self.format {
-            Format::Json => println!("{}", serde_json::to_string(&pids)?),
-            Format::Table => print!("{}", table(&self.options, &pids)?),
+            Format::Json => print(&(serde_json::to_string(&pids)? + "\n"))?,
+            Format::Table => print(&table(&self.options, &pids)?)?,
         }
         Ok(ExitCode::SUCCESS)
     }

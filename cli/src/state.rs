@@ -21,7 +21,7 @@ impl State {
         let (_, container) = global.find(&self.id)?;
         let state = container.read()?.ok_or(Error::NotFound(self.id))?;
         let document = state.document(container.status(&state));
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        crate::print::print(&(serde_json::to_string_pretty(&document)? + "\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
