@@ -12,6 +12,7 @@ use kiln_runtime::create::{Console, Options, check_terminal};
 use kiln_runtime::engine::Engine;
 use kiln_runtime::error::errno_text;
 use kiln_runtime::sys::{CloseRange, close_range, watch_children};
+use kiln_runtime::wait;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::global::{Global, NewContainer, announce_sockets};
@@ -33,6 +34,7 @@ impl Create {
         let mut options = options(global, &self.new, &root, engine)?;
         options.console = console(&self.new, &options.bundle)?;
         options.pidfd_socket = pidfd_socket(&self.new, &options.bundle)?;
+        wait::catch_interrupts();
         kiln_runtime::create::create(options)?;
         Ok(ExitCode::SUCCESS)
     }

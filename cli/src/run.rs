@@ -45,6 +45,7 @@ impl Run {
         };
         options.pidfd_socket = pidfd_socket(&self.new, &options.bundle)?;
         if self.detach {
+            wait::catch_interrupts();
             kiln_runtime::create::run(options, Confirm::AtStart)?;
             return Ok(ExitCode::SUCCESS);
         }

@@ -89,6 +89,10 @@ pub struct Container {
 /// The config is wrong, or a step failed; nothing is left behind.
 pub fn create(options: Options<'_>) -> Result<(), Error> {
     let container = launch(options, true)?;
+    if let Err(error) = settle() {
+        container.abandon();
+        return Err(error);
+    }
     // Init has a copy of the locked descriptor: were the runtime killed after the message, the
     // lock would last as long as init waits. All is recorded, so it is no longer needed.
     container.dir.unlock();
@@ -110,12 +114,23 @@ pub fn run(options: Options<'_>, confirm: Confirm) -> Result<Container, Error> {
     // A seccomp agent must be told of the workload.
     let attended = state.poststart.is_some() || state.listener.is_some();
     container.confirm_at_end = confirm == Confirm::AtEnd && !attended;
-    if let Err(error) = container.start() {
+    let started = container.start();
+    if let Err(error) = settle().and(started) {
         container.abandon();
         return Err(error);
     }
     container.dir.unlock();
     Ok(container)
+}
+
+/// From here on an interrupt ends nothing: it comes too late, or has come.
+fn settle() -> Result<(), Error> {
+    sys::interrupt_ends(None, None);
+    not_interrupted()
+}
+
+fn not_interrupted() -> Result<(), Error> {
+    sys::interrupted().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
 }
 
 /// When `run` looks whether the workload could be executed.
@@ -150,6 +165,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
 
     let root = StateRoot::create(options.root)?;
     let dir = root.make(&options.id)?;
+    dir.interrupt_ends(None);
     let mut undo = Undo {
         root: &root,
         dir: &dir,
@@ -179,8 +195,10 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
             })
         }
         Err(error) => {
+            // What failed, failed for that.
+            let interrupted = settle();
             undo.undo();
-            Err(error)
+            interrupted.and(Err(error))
         }
     }
 }
@@ -242,11 +260,15 @@ fn build(
         Cloned::Child => {
             // The other end must not stay open here: its end is how init sees the runtime's.
             drop(channel);
+            sys::end_on_interrupts();
             init::main(init)
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
+    dir.interrupt_ends(Some(pidfd.as_fd()));
     undo.init = Some(pidfd.try_clone().step(|| "keep init's pidfd".to_owned())?);
+    // One that came before has not ended init.
+    not_interrupted()?;
     log::debug!("container {}: init is process {pid}", state.id);
     let plan = init.into_plan();
     if let Some(maps) = plan.namespaces.maps() {
@@ -386,6 +408,7 @@ fn attend(
             Some(ToRuntime::HooksPlease) => {
                 let input = state.hook_input(Status::Creating);
                 let bell = dir.bell()?;
+                not_interrupted()?;
                 let context = plan.hook_output.context(&input, Some(bell.as_fd()));
                 for stage in RUNTIME_HOOKS {
                     kiln_hooks::run(stage, stage.of(&plan.hooks), &context)?;
@@ -611,6 +634,7 @@ pub(crate) fn run_poststart(state: &State, dir: &ContainerDir) -> Result<(), Err
     let input = state.hook_input(Status::Running);
     let output = HookOutput::open(&state.annotations, &state.bundle)?;
     let bell = dir.bell()?;
+    not_interrupted()?;
     let context = output.context(&input, Some(bell.as_fd()));
     Ok(kiln_hooks::run(Stage::Poststart, state.poststart.as_ref(), &context)?)
 }

@@ -149,6 +149,9 @@ pub enum Error {
         /// Its reason.
         source: crate::engine::EngineError,
     },
+    /// SIGTERM, SIGINT or SIGHUP came while the container was made.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
     /// Init ended without a word: killed, most often for want of memory.
     #[error("the container's init ended before it was ready{0}")]
     InitGone(String),

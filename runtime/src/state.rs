@@ -34,6 +34,7 @@ use crate::listener::Listener;
 use crate::net_devices::NetDevice;
 use crate::process::Process;
 use crate::rdt;
+use crate::sys;
 
 /// The socket on which a created container's init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
@@ -411,6 +412,12 @@ impl ContainerDir {
             Ok::<_, Errno>(bell)
         };
         watch().step(|| format!("watch container {}", self.id))
+    }
+
+    /// Has the signals of [`crate::wait::catch_interrupts`] end `init`, and a hook as
+    /// [`Self::ring`] does, until [`sys::interrupt_ends`] is told otherwise.
+    pub(crate) fn interrupt_ends(&self, init: Option<BorrowedFd<'_>>) {
+        sys::interrupt_ends(init, Some(self.dir.as_fd()));
     }
 
     /// Asks whoever has the container locked to come to an end: to kill the hook that it waits

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::io::Errno;
 
@@ -461,6 +462,70 @@ pub fn die_on_signals() {
         // SAFETY: `action` outlives the call, and its handler is async-signal-safe.
         unsafe { libc::sigaction(number, &action, ptr::null_mut()) };
     }
+}
+
+/// What [`catch_interrupts`]' handler knows; -1 and 0 are nothing.
+static INTERRUPTED: AtomicI32 = AtomicI32::new(0);
+static INTERRUPTED_INIT: AtomicI32 = AtomicI32::new(-1);
+static INTERRUPTED_DIR: AtomicI32 = AtomicI32::new(-1);
+static INTERRUPTS_END: AtomicBool = AtomicBool::new(false);
+
+/// Catches SIGTERM, SIGINT and SIGHUP, unless the caller ignores them: what the process waits for
+/// is ended ([`interrupt_ends`]), and [`interrupted`] says so.
+pub fn catch_interrupts() {
+    extern "C" fn interrupt(signal: c_int) {
+        if INTERRUPTS_END.load(Ordering::Relaxed) {
+            // SAFETY: _exit is async-signal-safe.
+            unsafe { libc::_exit(128 + signal) }
+        }
+        INTERRUPTED.store(signal, Ordering::Relaxed);
+        let init = INTERRUPTED_INIT.load(Ordering::Relaxed);
+        let dir = INTERRUPTED_DIR.load(Ordering::Relaxed);
+        // SAFETY: the calls are async-signal-safe, and touch no memory but errno, which is put
+        // back. The descriptors are open, as `interrupt_ends` demands.
+        unsafe {
+            let errno = *libc::__errno_location();
+            if init >= 0 {
+                libc::syscall(libc::SYS_pidfd_send_signal, init, libc::SIGKILL, 0, 0);
+            }
+            if dir >= 0 {
+                libc::fchmod(dir, 0o700);
+            }
+            *libc::__errno_location() = errno;
+        }
+    }
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: sigaction is plain data for which all zeroes is a valid value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = interrupt as extern "C" fn(c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: both outlive the calls, and the handler is async-signal-safe.
+        unsafe {
+            libc::sigaction(number, &action, &mut old);
+            if old.sa_sigaction == libc::SIG_IGN {
+                libc::sigaction(number, &old, ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// What an interrupt ends from now on: the process `init`, and whoever watches the directory `dir`
+/// for a change of its mode. Both must stay open until this is called again.
+pub fn interrupt_ends(init: Option<BorrowedFd<'_>>, dir: Option<BorrowedFd<'_>>) {
+    INTERRUPTED_INIT.store(init.map_or(-1, |init| init.as_raw_fd()), Ordering::Relaxed);
+    INTERRUPTED_DIR.store(dir.map_or(-1, |dir| dir.as_raw_fd()), Ordering::Relaxed);
+}
+
+/// In a child: an interrupt is about itself and ends it.
+pub fn end_on_interrupts() {
+    INTERRUPTS_END.store(true, Ordering::Relaxed);
+}
+
+/// The signal that has interrupted this process.
+pub fn interrupted() -> Option<i32> {
+    Some(INTERRUPTED.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
 }
 
 /// A set of signals, all or none, to block or to wait for.

@@ -29,6 +29,12 @@ pub fn block_signals() {
     sys::block_signals();
 }
 
+/// Makes SIGTERM, SIGINT and SIGHUP undo a container that is being created, rather than leave it
+/// half made. Called before it exists, by what does not [`wait`] for it.
+pub fn catch_interrupts() {
+    sys::catch_interrupts();
+}
+
 /// Waits for the process, our child, to end and returns its exit status, 128 + n for signal n. Every
 /// signal that this process gets meanwhile is passed on to it; on SIGWINCH `resized` is called
 /// instead.
