@@ -49,7 +49,11 @@ fn table(options: &[String], pids: &[i32]) -> Result<String> {
     let options = if options.is_empty() { &default } else { options };
     let output = Command::new("ps").args(options).output().context("execute ps")?;
     if !output.status.success() {
-        bail!("ps: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "ps: {}",
+            said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("failed")
+        );
     }
     filter(&String::from_utf8_lossy(&output.stdout), pids)
 }
@@ -76,5 +80,12 @@ mod tests {
             "UID  PID PPID CMD\nroot   1    0 init 7\nroot  71    1 sh\nroot   7    1 sh\n";
         assert_eq!(filter(output, &[7]).unwrap(), "UID  PID PPID CMD\nroot   7    1 sh\n");
         assert!(filter("CMD\nsh\n", &[7]).is_err());
+    }
+
+    #[test]
+    fn what_ps_refuses_is_one_line() {
+        let error = table(&["--no-such-option".to_owned()], &[]).unwrap_err().to_string();
+        assert!(error.starts_with("ps: ") && error.contains("option"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
 }
