@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use kiln_runtime::state::{ContainerDir, StateRoot};
-use regex::Regex;
+use regex_lite::Regex;
 
 use crate::global::Global;
 use crate::logger;
