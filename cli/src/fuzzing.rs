@@ -17,7 +17,7 @@ pub fn words(words: Vec<OsString>) {
 
 /// `update --resources`.
 pub fn resources(json: &[u8]) -> Option<LinuxResources> {
-    crate::update::parse(json).ok()
+    crate::update::parse(&mut { json }).ok()
 }
 
 /// `update --memory`.

@@ -1,7 +1,7 @@
 //! `kiln update`.
 
 use std::fs::File;
-use std::io::{BufReader, Read, stdin};
+use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use crate::global::Global;
 
-/// Change the limits of a container
 #[derive(Args, Debug)]
 pub struct Update {
     /// File with linux.resources as in config.json, or - for stdin; the other options are ignored
@@ -125,15 +124,25 @@ impl Update {
 
 fn read(file: &Path) -> Result<LinuxResources> {
     if file == "-" {
-        return parse(stdin().lock()).context("--resources -");
+        return parse(&mut stdin().lock()).context("--resources -");
     }
-    let opened = File::open(file).with_context(|| format!("--resources {}", file.display()))?;
-    parse(BufReader::new(opened)).with_context(|| format!("--resources {}", file.display()))
+    let opened = File::open(file).with_context(|| format!("--resources {}", file.display()));
+    parse(&mut opened?).with_context(|| format!("--resources {}", file.display()))
 }
 
-/// Up to the end of the object: whoever writes it to a pipe need not close that.
-pub(crate) fn parse(from: impl Read) -> Result<LinuxResources> {
-    Ok(LinuxResources::deserialize(&mut serde_json::Deserializer::from_reader(from))?)
+/// Up to the end of the object: whoever writes it to a pipe need not close that. Tried with what
+/// has come so far, because a deserializer that reads by itself is one more of everything, 100 KiB.
+pub(crate) fn parse(from: &mut dyn Read) -> Result<LinuxResources> {
+    let mut json = Vec::new();
+    let mut chunk = [0; 8192];
+    loop {
+        let length = from.read(&mut chunk)?;
+        json.extend_from_slice(&chunk[..length]);
+        match LinuxResources::deserialize(&mut serde_json::Deserializer::from_slice(&json)) {
+            Err(error) if error.is_eof() && length > 0 => {}
+            read => return Ok(read?),
+        }
+    }
 }
 
 /// `64M`, `1.5 GiB`, `4096`, `-1`: units are powers of 1024, as runc reads them.
@@ -202,8 +211,11 @@ mod tests {
 
     #[test]
     fn an_object_ends_where_it_ends() {
-        let resources = parse(&b"{\"pids\": {\"limit\": 5}} and more"[..]).unwrap();
+        let resources = parse(&mut &b"{\"pids\": {\"limit\": 5}} and more"[..]).unwrap();
         assert_eq!(resources.pids().as_ref().unwrap().limit(), 5);
-        assert!(parse(&b"5"[..]).is_err());
+        assert!(parse(&mut &b"5"[..]).is_err());
+        assert!(parse(&mut &b"{\"pids\""[..]).is_err() && parse(&mut &b""[..]).is_err());
+        let mut pieces = (&b"{\"pids\": "[..]).chain(&b"{\"limit\": 6}}"[..]);
+        assert_eq!(parse(&mut pieces).unwrap().pids().as_ref().unwrap().limit(), 6);
     }
 }

@@ -34,7 +34,8 @@ pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
     if !complete_user(&mut value) && !respelled && unknown.is_empty() {
         return Err(error);
     }
-    let read = serde_json::from_value(value)?;
+    // As text again: what reads the types from a Value would be another 300 KiB of executable.
+    let read = serde_json::from_slice(&serde_json::to_vec(&value)?)?;
     if unknown.is_empty() {
         return Ok(read);
     }
