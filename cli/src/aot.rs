@@ -13,7 +13,6 @@ use kiln_wasm::prune::{Entry, Prune};
 
 use crate::handover;
 
-/// Manage the cache of wasm modules compiled ahead of time
 #[derive(Args, Debug)]
 pub struct Aot {
     #[command(subcommand)]

@@ -11,7 +11,7 @@ use kiln_runtime::sys;
 
 use crate::global::Global;
 
-/// What both take.
+// What both take. Not a doc comment: clap would make it the about of both.
 #[derive(Args, Debug)]
 pub struct Criu {
     /// Directory of CRIU's image files [default: ./checkpoint]
@@ -79,7 +79,6 @@ fn cgroups_mode(mode: &str) -> Result<CgroupsMode> {
     }
 }
 
-/// Write a running container to files, by CRIU, and delete it unless told otherwise
 #[derive(Args, Debug)]
 pub struct Checkpoint {
     #[command(flatten)]

@@ -18,7 +18,6 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::global::{Global, NewContainer, announce_sockets};
 use crate::{handover, sealed};
 
-/// Create a container; its process waits for `start`
 #[derive(Args, Debug)]
 pub struct Create {
     /// Ignored: nobody is reaped while a container is created

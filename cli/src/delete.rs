@@ -9,7 +9,6 @@ use kiln_runtime::Error;
 use crate::global::Global;
 use crate::matching;
 
-/// Delete a container that has ended, with all that belongs to it
 #[derive(Args, Debug)]
 pub struct Delete {
     /// Kill it first if it runs; a container that is not there is no error

@@ -10,7 +10,6 @@ use kiln_runtime::events::{Event, Observed};
 
 use crate::global::Global;
 
-/// Print a container's statistics at intervals, and when it runs out of memory
 #[derive(Args, Debug)]
 pub struct Events {
     /// Print the statistics once

@@ -27,7 +27,6 @@ pub const FAILED: u8 = 255;
 /// A process file is a few KiB; nothing that large is one.
 const MAX_PROCESS: u64 = 16 << 20;
 
-/// Execute another process in a container
 #[derive(Args, Debug)]
 pub struct Exec {
     /// File with the process as JSON; the flags that describe one do not count then

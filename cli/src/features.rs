@@ -7,7 +7,6 @@ use clap::Args;
 use kiln_runtime::placement::PROPERTY_PREFIX;
 use kiln_wasm::annotations::{HANDLER, TRUSTED_AOT, VARIANT};
 
-/// Print what this runtime supports, as the runtime-spec's features document
 #[derive(Args, Debug)]
 pub struct Features {}
 

@@ -131,7 +131,7 @@ fn has_runtime_dir() -> bool {
     }
 }
 
-/// What `create` and `run` share.
+// What `create` and `run` share. Not a doc comment: clap would make it the about of both.
 #[derive(Args, Debug)]
 pub struct NewContainer {
     /// Path to the root of the bundle directory

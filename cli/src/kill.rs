@@ -9,7 +9,6 @@ use kiln_runtime::kill::{kill, parse_signal};
 use crate::global::Global;
 use crate::matching;
 
-/// Send a signal to a container's init process
 #[derive(Args, Debug)]
 pub struct Kill {
     /// Send the signal to every process of the container

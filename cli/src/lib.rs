@@ -54,41 +54,62 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+// Only the subcommand that is named is made: all of them are half of what `state` does before it
+// opens a file. Their abouts are here because help lists them without making them.
+#[command(defer = true)]
 enum Command {
+    /// Manage the cache of wasm modules compiled ahead of time
     #[command(args_override_self = true)]
     Aot(aot::Aot),
+    /// Write a running container to files, by CRIU, and delete it unless told otherwise
     #[command(args_override_self = true)]
     Checkpoint(checkpoint::Checkpoint),
+    /// Create a container; its process waits for `start`
     #[command(args_override_self = true)]
     Create(create::Create),
+    /// Delete a container that has ended, with all that belongs to it
     #[command(args_override_self = true)]
     Delete(delete::Delete),
+    /// Print a container's statistics at intervals, and when it runs out of memory
     #[command(args_override_self = true)]
     Events(events::Events),
+    /// Execute another process in a container
     #[command(args_override_self = true)]
     Exec(Box<exec::Exec>),
+    /// Print what this runtime supports, as the runtime-spec's features document
     #[command(args_override_self = true)]
     Features(features::Features),
+    /// Send a signal to a container's init process
     #[command(args_override_self = true)]
     Kill(kill::Kill),
+    /// List the containers below --root
     #[command(args_override_self = true)]
     List(list::List),
+    /// Freeze all processes of a container
     #[command(args_override_self = true)]
     Pause(pause::Pause),
+    /// List the processes of a container
     #[command(args_override_self = true)]
     Ps(ps::Ps),
+    /// Make a running container from the files of a checkpoint; wait for its end unless --detach
     #[command(args_override_self = true)]
     Restore(restore::Restore),
+    /// Let the processes of a paused container go on
     #[command(args_override_self = true)]
     Resume(pause::Resume),
+    /// Create a container and start it; wait for its end unless --detach
     #[command(args_override_self = true)]
     Run(run::Run),
+    /// Write a config.json to start from
     #[command(args_override_self = true)]
     Spec(spec::Spec),
+    /// Start the process of a created container
     #[command(args_override_self = true)]
     Start(start::Start),
+    /// Print the state of a container as JSON
     #[command(args_override_self = true)]
     State(state::State),
+    /// Change the limits of a container
     #[command(args_override_self = true)]
     Update(Box<update::Update>),
 }

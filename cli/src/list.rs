@@ -18,7 +18,6 @@ enum Format {
     Json,
 }
 
-/// List the containers below --root
 #[derive(Args, Debug)]
 pub struct List {
     /// How to print them

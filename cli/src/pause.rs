@@ -7,7 +7,6 @@ use clap::Args;
 
 use crate::global::Global;
 
-/// Freeze all processes of a container
 #[derive(Args, Debug)]
 pub struct Pause {
     /// Name of the container
@@ -23,7 +22,6 @@ impl Pause {
     }
 }
 
-/// Let the processes of a paused container go on
 #[derive(Args, Debug)]
 pub struct Resume {
     /// Name of the container

@@ -17,7 +17,6 @@ enum Format {
     Json,
 }
 
-/// List the processes of a container
 #[derive(Args, Debug)]
 pub struct Ps {
     /// How to print them

@@ -17,7 +17,6 @@ use crate::global::Global;
 use crate::run::{prepare_to_wait, wait_for};
 use crate::terminal::Terminal;
 
-/// Make a running container from the files of a checkpoint; wait for its end unless --detach
 #[derive(Args, Debug)]
 pub struct Restore {
     #[command(flatten)]

@@ -12,7 +12,6 @@ use crate::create::{console, options, pidfd_socket};
 use crate::global::{Global, NewContainer};
 use crate::terminal::{Terminal, adopt_size};
 
-/// Create a container and start it; wait for its end unless --detach
 #[derive(Args, Debug)]
 pub struct Run {
     /// Do not wait for the container's end

@@ -10,7 +10,6 @@ use clap::Args;
 use kiln_runtime::template;
 use kiln_wasm::annotations::VARIANT;
 
-/// Write a config.json to start from
 #[derive(Args, Debug)]
 pub struct Spec {
     /// Directory that it is written to

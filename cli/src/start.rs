@@ -7,7 +7,6 @@ use clap::Args;
 
 use crate::global::Global;
 
-/// Start the process of a created container
 #[derive(Args, Debug)]
 pub struct Start {
     /// Name of the container

@@ -8,7 +8,6 @@ use kiln_runtime::Error;
 
 use crate::global::Global;
 
-/// Print the state of a container as JSON
 #[derive(Args, Debug)]
 pub struct State {
     /// Name of the container

@@ -175,7 +175,8 @@ mod tests {
     /// Whoever adds a switch to a subcommand adds it here as well.
     #[test]
     fn every_switch_is_known_and_nothing_else() {
-        let cli = crate::Cli::command();
+        let mut cli = crate::Cli::command();
+        cli.build();
         let check = |command: &clap::Command, name: Option<&str>| {
             for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
                 let switch = !arg.get_action().takes_values();
