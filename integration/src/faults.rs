@@ -64,6 +64,11 @@ fn limit() -> usize {
     limit.unwrap_or(usize::MAX)
 }
 
+/// How many rounds of a race to run: all, or a tenth of them on a machine that is slow.
+pub fn rounds(all: usize) -> usize {
+    if limit() == usize::MAX { all } else { all.div_ceil(10) }
+}
+
 fn spread(points: Vec<Point>) -> Vec<Point> {
     let step = points.len().div_ceil(limit()).max(1);
     // From the end: the last call is always among them.

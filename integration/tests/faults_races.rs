@@ -3,7 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use kiln_integration::faults::{assert_deletable, true_status};
+use kiln_integration::faults::{assert_deletable, rounds, true_status};
 use kiln_integration::{Bundle, Cli, Container, Outcome, eventually, kiln_only, proc};
 
 /// Of each of two kinds of container.
@@ -26,7 +26,7 @@ fn well_ended(outcomes: &[Outcome]) {
 }
 
 fn start_kill_delete(c: &Container) {
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS) {
         c.create().ok();
         let init = c.pid();
         let on = |words: &[&str]| c.cli(words);
@@ -64,7 +64,7 @@ fn start_against_kill_against_delete_without_a_pid_namespace() {
 fn create_against_create_against_delete() {
     kiln_only!("1.1.5 loses the state and keeps the init");
     let c = Bundle::new().args(&["sleep", "100"]).container();
-    for round in 0..60 {
+    for round in 0..rounds(60) {
         let delete = || c.cli(&["delete", "--force", &c.id]);
         let commands = [c.create_cli(&[]), c.create_cli(&[]), delete(), c.create_cli(&[])];
         let outcomes = at_once(commands);
@@ -82,7 +82,7 @@ fn create_against_create_against_delete() {
 fn start_of_an_init_that_dies() {
     kiln_only!("1.1.5 hangs in start");
     let c = Bundle::new().args(&["sleep", "100"]).container();
-    for round in 0..60_u64 {
+    for round in 0..rounds(60) as u64 {
         c.create().ok();
         let init = rustix::process::Pid::from_raw(c.pid()).unwrap();
         let start = c.cli(&["start", &c.id]).spawn();

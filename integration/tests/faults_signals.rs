@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kiln_integration::faults::{assert_deletable, one_error, true_status};
+use kiln_integration::faults::{assert_deletable, one_error, rounds, true_status};
 use kiln_integration::{Bundle, Cli, Container, eventually, json, kiln_only, proc, reaper};
 use rustix::process::Signal;
 
@@ -23,9 +23,10 @@ fn interrupted_all_over(c: &Container, status: &str, cli: &dyn Fn() -> Cli) {
     let whole = cli().output().ok().elapsed;
     c.delete_force().ok();
     let mut undone = 0;
-    for step in 0..60 {
+    let steps = rounds(60) as u32;
+    for step in 0..steps {
         let running = cli().spawn();
-        std::thread::sleep(whole * step / 60);
+        std::thread::sleep(whole * step / steps);
         let signal = SIGNALS[step as usize % 3];
         if proc::alive(running.pid()) {
             running.signal(signal);
@@ -44,7 +45,7 @@ fn interrupted_all_over(c: &Container, status: &str, cli: &dyn Fn() -> Cli) {
         }
         assert_deletable(c, "after a signal");
     }
-    assert!(undone > 5, "{undone}");
+    assert!(undone > 0, "{undone}");
 }
 
 #[test]
@@ -66,7 +67,7 @@ fn run_detached_interrupted_undoes_all() {
 fn run_interrupted_ends_with_its_container() {
     kiln_only!("1.1.5 loses signals that come early");
     let c = Bundle::sh("trap 'exit 7' TERM INT HUP; while :; do sleep 0.02; done").container();
-    for step in 0..30 {
+    for step in 0..rounds(30) as u64 {
         let running = c.run_cli(&[]).spawn();
         std::thread::sleep(Duration::from_millis(step * 2));
         let pid = running.pid();

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kiln_integration::faults::{assert_deletable, one_error, true_status};
+use kiln_integration::faults::{assert_deletable, one_error, rounds, true_status};
 use kiln_integration::hostmount::HostMount;
 use kiln_integration::{
     Bundle, Container, Value, cgroup, eventually, json, kiln_only, leftovers, proc,
@@ -44,7 +44,7 @@ fn a_reader_never_sees_half_a_state() {
             reads
         };
         let readers = [scope.spawn(read), scope.spawn(read)];
-        for _ in 0..30 {
+        for _ in 0..rounds(30) {
             c.create().ok();
             c.start().ok();
             c.delete_force().ok();
