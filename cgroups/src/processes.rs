@@ -191,7 +191,11 @@ fn collect(cgroup: BorrowedFd<'_>, pids: &mut Vec<i32>) -> Result<(), Errno> {
 }
 
 fn open(pid: i32) -> Result<OwnedFd, Errno> {
-    pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
+    match pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty()) {
+        // What older kernels say of one that has ended while others are in its session.
+        Err(Errno::INVAL) => Err(Errno::SRCH),
+        pidfd => pidfd,
+    }
 }
 
 fn signal_one(pid: i32, signal: i32) -> Result<(), Error> {

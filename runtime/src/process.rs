@@ -88,7 +88,9 @@ impl Process {
             return Ok(None);
         };
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => Ok(None),
+            // The second is what Linux before 6.9 says of a process that has ended while others are
+            // in its session: the number is still theirs.
+            Err(Errno::SRCH | Errno::INVAL) => Ok(None),
             pidfd => pidfd.step(|| format!("open process {}", self.pid)).map(Some),
         }
     }
@@ -164,6 +166,23 @@ mod tests {
         let other = Process { start_ticks: own.start_ticks + 1, ..own };
         assert!(!other.is_alive());
         assert!(!other.signal(0).unwrap());
+    }
+
+    /// EINVAL on older kernels, not ESRCH.
+    #[test]
+    fn the_number_of_a_group_is_no_process() {
+        use std::os::unix::process::CommandExt;
+        let mut leader = std::process::Command::new("sh");
+        let mut leader = leader.args(["-c", "sleep 9 &"]).process_group(0).spawn().unwrap();
+        leader.wait().unwrap();
+        let ended = Process { pid: leader.id() as i32, start_ticks: 1 };
+        let opened = ended.pidfd();
+        rustix::process::kill_process_group(
+            Pid::from_child(&leader),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        assert!(opened.unwrap().is_none());
     }
 
     #[test]
