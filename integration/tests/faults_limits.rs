@@ -85,7 +85,7 @@ fn no_pid_left_for_init() {
 /// One that does not end by itself, as a shell does where it cannot fork.
 fn bomb() -> Bundle {
     Bundle::new()
-        .args(&["awk", "BEGIN { while (1) system(\"sleep 5 &\") }"])
+        .args(&["awk", "BEGIN { while (1) system(\"sleep 60 &\") }"])
         .capabilities(&[])
         .set("/linux/resources/pids", json!({ "limit": 200 }))
 }
