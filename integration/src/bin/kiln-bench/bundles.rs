@@ -28,6 +28,8 @@ impl Bundles {
         let text = fs::read_to_string(home.path().join("config.json")).unwrap();
         let mut default: Value = serde_json::from_str(&text).unwrap();
         default["process"]["terminal"] = json!(false);
+        // crun 1.8 knows no newer one.
+        default["ociVersion"] = json!("1.0.2");
         Bundles { home, default, examples: examples.to_path_buf() }
     }
 
