@@ -361,9 +361,8 @@ fn bind_mounts_lead_to_where_the_new_bundle_says() {
 fn a_network_namespace_that_is_joined() {
     needs_criu!();
     let name = format!("kt-criu-{}", std::process::id());
-    let ip = |words: &[&str]| {
-        reaper::wait(&mut reaper::spawn(Command::new("ip").args(words))).success()
-    };
+    let ip =
+        |words: &[&str]| reaper::wait(&mut reaper::spawn(Command::new("ip").args(words))).success();
     assert!(ip(&["netns", "add", &name]));
     let path = format!("/run/netns/{name}");
     let c = checkpointed(counter().namespace("network", Some(&path)), &["--empty-ns", "network"]);
