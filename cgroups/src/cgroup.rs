@@ -115,6 +115,15 @@ impl Cgroup {
         Self::open_some(paths.hierarchies().iter().filter(concerned))
     }
 
+    /// As [`Cgroup::open`], but only the hierarchy of one controller.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`].
+    pub(crate) fn open_with(paths: &Paths, controller: &str) -> Result<Self, Error> {
+        Self::open_some(paths.hierarchies().iter().filter(|hierarchy| hierarchy.has(controller)))
+    }
+
     fn open_some<'a>(hierarchies: impl Iterator<Item = &'a Hierarchy>) -> Result<Self, Error> {
         let mut members = Vec::with_capacity(hierarchies.size_hint().1.unwrap_or_default());
         for hierarchy in hierarchies {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::cgroup::Cgroup;
 use crate::dir;
 use crate::error::{Error, Hint};
+use crate::paths::Paths;
 use crate::target::Target;
 
 /// v1 announces an OOM before it kills, and may announce it again for a process that dies of the
@@ -62,6 +63,15 @@ struct Counts {
 }
 
 impl OomWatch {
+    /// [`OomWatch::new`] for a cgroup of which nothing else is needed.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`Error::Open`].
+    pub fn at(paths: &Paths) -> Result<Self, Error> {
+        Self::new(&Cgroup::open_with(paths, "memory")?)
+    }
+
     /// Begins to watch.
     ///
     /// # Errors

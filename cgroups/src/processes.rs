@@ -14,6 +14,8 @@ use crate::{dir, events, sys};
 
 /// How long killed processes may take to die.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long they are waited for before they are killed again.
+const ROUND: Duration = Duration::from_millis(500);
 
 impl Cgroup {
     /// The processes of the cgroup and its descendants, in ascending order.
@@ -100,12 +102,13 @@ impl Cgroup {
         }
         // v2's freezer lets killed processes die, v1's does not.
         if let Ok(freezer) = self.freezer("thaw") {
-            let _ = freezer.thaw();
+            let _ = freezer.thaw_for_death();
         }
+        let deadline = deadline.min(Instant::now() + ROUND);
         let _ = events::wait(&unified.dir, "populated 0", deadline);
     }
 
-    /// One round of freeze, kill, thaw. False if it could not wait for the
+    /// One round of freeze, kill, thaw, and wait. False if it could not wait for the
     /// deaths (no pidfds before Linux 5.3, or no descriptors left).
     fn kill_frozen(&self, deadline: Instant) -> Result<bool, Error> {
         let freezer = self.freezer("freeze").ok();
@@ -116,6 +119,8 @@ impl Cgroup {
             freezer.thaw_for_death()?;
         }
         let (pidfds, all) = killed?;
+        // Whoever is still there was frozen anew, by a process that has died since: once more.
+        let deadline = deadline.min(Instant::now() + ROUND);
         for pidfd in &pidfds {
             // Readable once the process has exited, reaped or not.
             let _ = events::wait_ready(pidfd, PollFlags::IN, deadline);

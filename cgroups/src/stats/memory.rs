@@ -68,6 +68,19 @@ pub struct MemoryEvents {
     pub oom_group_kill: u64,
 }
 
+impl Cgroup {
+    /// What is charged to the cgroup, in bytes, and nothing else of [`Cgroup::stats`]; None where
+    /// there is no memory controller.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`], also when the cgroup has gone; [`Error::Malformed`].
+    pub fn memory_usage(&self) -> Result<Option<u64>, Error> {
+        let Some(target) = self.target_if_any("memory") else { return Ok(None) };
+        target.number(if target.is_v2() { "memory.current" } else { "memory.usage_in_bytes" })
+    }
+}
+
 pub(super) fn read(cgroup: &Cgroup) -> Result<Memory, Error> {
     let Some(target) = cgroup.target_if_any("memory") else { return Ok(Memory::default()) };
     let mut memory = Memory::default();
@@ -164,6 +177,7 @@ mod tests {
                 fake.write(&format!("{prefix}.{end}"), &format!("{}\n", base + number));
             }
         }
+        assert_eq!(fake.cgroup.memory_usage().unwrap(), Some(11));
         let memory = read(&fake.cgroup).unwrap();
         assert_eq!(memory.cache, 7);
         assert_eq!(memory.raw["rss"], 8);
