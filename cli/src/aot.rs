@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use kiln_wasm::cache::Cache;
+use kiln_wasm::folder::Libraries;
 use kiln_wasm::prune::{Entry, Prune};
 
 use crate::handover;
@@ -59,7 +60,7 @@ impl Aot {
 fn warm(files: Vec<PathBuf>) -> Result<ExitCode> {
     let mut args = vec![OsString::from("aot-compile")];
     args.extend(files.into_iter().map(PathBuf::into_os_string));
-    handover::execute("compile", args)
+    handover::execute(Libraries::Compile, args)
 }
 
 fn list(quiet: bool) -> Result<()> {

@@ -11,12 +11,13 @@ use kiln_runtime::bundle::Bundle;
 use kiln_runtime::create::{Console, Options, check_terminal};
 use kiln_runtime::engine::Engine;
 use kiln_runtime::error::errno_text;
+use kiln_runtime::ready::Manager;
 use kiln_runtime::sys::{CloseRange, close_range, watch_children};
-use kiln_runtime::wait;
+use kiln_runtime::{sealed, wait};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::global::{Global, NewContainer, announce_sockets};
-use crate::{handover, sealed};
+use crate::handover;
 
 #[derive(Args, Debug)]
 pub struct Create {
@@ -66,6 +67,7 @@ pub fn options<'a>(
         rootless: global.rootless(),
         driver: global.driver()?,
         engine,
+        manager: Manager::from_environment(),
     })
 }
 
@@ -83,7 +85,7 @@ pub fn begin(preserved: u32, engine: bool, closed: impl FnOnce() -> Result<()>) 
     if engine && !sealed::is_safe()? {
         bail!("this executable is for kiln, which executes it for wasm containers");
     }
-    sealed::ensure()
+    Ok(sealed::ensure()?)
 }
 
 /// Each must be open: else one of ours would take its number and reach the container, as

@@ -13,6 +13,7 @@ use kiln_cgroups::Below;
 use kiln_runtime::create::Console;
 use kiln_runtime::engine::Engine;
 use kiln_runtime::exec::{self, Options, Target};
+use kiln_runtime::order::spec_for_exec;
 use kiln_runtime::{sys, wait};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
 use rustix::fs::MemfdFlags;
@@ -193,13 +194,11 @@ impl Exec {
             return Ok(None);
         }
         let root = target.root()?;
-        // As it is now: what is mounted is in place.
-        let mut spec = target.config().clone();
-        spec.set_mounts(None).set_process(Some(process.clone()));
+        let spec = spec_for_exec(target, process);
         let Some(mut engine) = handover::engine_for_exec(&spec, root.as_fd(), engine)? else {
             return Ok(None);
         };
-        engine.prepare(&spec, root.as_fd()).with_context(|| engine.name())?;
+        engine.prepare(&spec, root.as_fd(), false).with_context(|| engine.name())?;
         Ok(Some(engine))
     }
 

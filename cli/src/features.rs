@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use kiln_runtime::placement::PROPERTY_PREFIX;
-use kiln_wasm::annotations::{HANDLER, TRUSTED_AOT, VARIANT};
 
 #[derive(Args, Debug)]
 pub struct Features {}
@@ -19,7 +18,8 @@ impl Features {
 
 fn features() -> kiln_runtime::features::Features {
     let options = kiln_runtime::mounts::option_names();
-    let mut annotations = vec![PROPERTY_PREFIX, HANDLER, TRUSTED_AOT, VARIANT];
+    let mut annotations = vec![PROPERTY_PREFIX];
+    annotations.extend(kiln_wasm::annotations::ALL);
     annotations.extend(kiln_runtime::annotations::UNSAFE);
     kiln_runtime::features::features(&options, &annotations)
 }

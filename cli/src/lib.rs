@@ -14,6 +14,7 @@ mod features;
 pub mod fuzzing;
 mod global;
 mod handover;
+mod image;
 mod kill;
 mod list;
 mod logger;
@@ -23,7 +24,7 @@ mod print;
 mod ps;
 mod restore;
 mod run;
-mod sealed;
+pub mod serve;
 mod spec;
 mod start;
 mod state;
@@ -79,6 +80,12 @@ enum Command {
     /// Print what this runtime supports, as the runtime-spec's features document
     #[command(args_override_self = true)]
     Features(features::Features),
+    /// Manage the functions of a running `kiln serve --config`
+    #[command(name = "fn", disable_help_flag = true)]
+    Functions(serve::Functions),
+    /// Make images of wasm modules
+    #[command(args_override_self = true)]
+    Image(image::Image),
     /// Send a signal to a container's init process
     #[command(args_override_self = true)]
     Kill(kill::Kill),
@@ -100,6 +107,9 @@ enum Command {
     /// Create a container and start it; wait for its end unless --detach
     #[command(args_override_self = true)]
     Run(run::Run),
+    /// Answer HTTP requests by a wasm module, or by the functions of a file
+    #[command(args_override_self = true)]
+    Serve(Box<serve::Serve>),
     /// Write a config.json to start from
     #[command(args_override_self = true)]
     Spec(spec::Spec),
@@ -142,9 +152,18 @@ impl Command {
     }
 }
 
-/// The whole program. `engine` runs wasm entrypoints; without one they are handed over to the
-/// executable that has it.
-pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
+/// What an executable has of what kiln can do. For the rest it executes the one that has it.
+#[derive(Default)]
+pub struct Parts {
+    /// Runs wasm entrypoints.
+    pub engine: Option<Box<dyn Engine>>,
+    /// Serves a module.
+    pub serve: Option<Box<dyn FnOnce(serve::Serve) -> Result<ExitCode>>>,
+}
+
+/// The whole program.
+pub fn main_with(parts: Parts) -> ExitCode {
+    logger::log_panics();
     let args = words::normalize(std::env::args_os());
     if asks_for_version(&args) {
         return match print::print(&features::version()) {
@@ -167,13 +186,13 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
     // Before the log is opened: it closes what the caller has left open.
     let begun = early.and_then(|()| match cli.command.descriptors() {
         Some(descriptors) => descriptors.and_then(|count| {
-            create::begin(count, engine.is_some(), || cli.command.keep_descriptor())
+            create::begin(count, parts.engine.is_some(), || cli.command.keep_descriptor())
         }),
         None => Ok(()),
     });
     let Global { log, log_format, debug, .. } = &cli.global;
     let logging = logger::init(log.as_deref(), *log_format, *debug);
-    match logging.and(begun).and_then(|()| execute(cli, engine)) {
+    match logging.and(begun).and_then(|()| execute(cli, parts)) {
         Ok(code) => code,
         Err(error) => {
             logger::report(&error);
@@ -182,12 +201,21 @@ pub fn main_with(engine: Option<Box<dyn Engine>>) -> ExitCode {
     }
 }
 
+/// Makes `file` the log, for a process that executes no command.
+///
+/// # Errors
+/// There is one already.
+pub fn log_to(file: std::fs::File) -> Result<()> {
+    logger::init_file(Some(file), global::LogFormat::Text, false)
+}
+
 /// The command line as clap knows it, for what is written about it (examples/share.rs).
 pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
+fn execute(cli: Cli, parts: Parts) -> Result<ExitCode> {
+    let engine = parts.engine;
     let global = &cli.global;
     global.check()?;
     match cli.command {
@@ -198,6 +226,8 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::Events(command) => command.execute(global),
         Command::Exec(command) => command.execute(global, engine),
         Command::Features(command) => command.execute(),
+        Command::Functions(command) => command.execute(),
+        Command::Image(command) => command.execute(),
         Command::Kill(command) => command.execute(global),
         Command::List(command) => command.execute(global),
         Command::Pause(command) => command.execute(global),
@@ -205,6 +235,7 @@ fn execute(cli: Cli, engine: Option<Box<dyn Engine>>) -> Result<ExitCode> {
         Command::Restore(command) => command.execute(global),
         Command::Resume(command) => command.execute(global),
         Command::Run(command) => command.execute(global, engine),
+        Command::Serve(command) => command.execute(parts.serve),
         Command::Spec(command) => command.execute(),
         Command::Start(command) => command.execute(global),
         Command::State(command) => command.execute(global),

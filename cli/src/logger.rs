@@ -31,6 +31,11 @@ pub fn init(log: Option<&Path>, format: LogFormat, debug: bool) -> Result<()> {
         }
         None => None,
     };
+    init_file(file, format, debug)
+}
+
+/// Makes an open file the program's log, or without one stderr.
+pub fn init_file(file: Option<File>, format: LogFormat, debug: bool) -> Result<()> {
     let logger = LOGGER.get_or_init(|| Logger { format, file });
     log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
     log::set_logger(logger).context("set the logger")
@@ -54,6 +59,28 @@ pub fn report(error: &anyhow::Error) {
         logger.write(Level::Error, &message);
     }
     let _ = writeln!(std::io::stderr(), "kiln: {message}");
+}
+
+/// Has a panic said in the log, too, and in one line: whoever reads that finds out why we ended.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic_message(panic);
+        // Off: init has closed the log, whose number may be another file's.
+        if log::max_level() != LevelFilter::Off
+            && let Some(logger) = LOGGER.get().filter(|logger| logger.file.is_some())
+        {
+            logger.write(Level::Error, &message);
+        }
+        let _ = writeln!(std::io::stderr(), "kiln: {message}");
+    }));
+}
+
+fn panic_message(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    let said = panic.payload_as_str().unwrap_or("panic").replace('\n', " ");
+    match panic.location() {
+        Some(place) => format!("internal error at {place}: {said}"),
+        None => format!("internal error: {said}"),
+    }
 }
 
 /// Not every error knows that a kernel is too old, or why; here it can be asked.
@@ -133,6 +160,19 @@ mod tests {
         assert_eq!(file(Path::new("file:/var/log/x")).unwrap(), Path::new("/var/log/x"));
         assert_eq!(file(Path::new("/var/log/a:b")).unwrap(), Path::new("/var/log/a:b"));
         assert!(file(Path::new("journald:web")).unwrap_err().to_string().contains("journald"));
+    }
+
+    #[test]
+    fn a_panic_is_one_line() {
+        static SAID: OnceLock<String> = OnceLock::new();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|panic| drop(SAID.set(panic_message(panic)))));
+        let panicked = std::panic::catch_unwind(|| panic!("no such\nthing"));
+        std::panic::set_hook(before);
+        assert!(panicked.is_err());
+        let said = SAID.get().unwrap();
+        assert!(said.starts_with("internal error at cli/src/logger.rs:"), "{said}");
+        assert!(said.ends_with(": no such thing"), "{said}");
     }
 
     #[test]

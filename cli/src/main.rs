@@ -5,5 +5,5 @@
 mod entry;
 
 fn main() -> std::process::ExitCode {
-    kiln::main_with(None)
+    kiln::main_with(kiln::Parts::default())
 }

@@ -45,12 +45,13 @@ impl Run {
         options.pidfd_socket = pidfd_socket(&self.new, &options.bundle)?;
         if self.detach {
             wait::catch_interrupts();
-            kiln_runtime::create::run(options, Confirm::AtStart)?;
+            kiln_runtime::create::run(options, Confirm::AtStart)?.await_ready()?;
             return Ok(ExitCode::SUCCESS);
         }
         prepare_to_wait(self.no_subreaper)?;
         let confirm = if terminal.is_some() { Confirm::AtStart } else { Confirm::AtEnd };
-        let container = kiln_runtime::create::run(options, confirm)?;
+        let mut container = kiln_runtime::create::run(options, confirm)?;
+        container.tell_when_ready();
         wait_for(&container, terminal, self.keep)
     }
 }

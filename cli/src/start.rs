@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use kiln_runtime::ready::Manager;
 
 use crate::global::Global;
 
@@ -17,7 +18,7 @@ pub struct Start {
 impl Start {
     pub fn execute(self, global: &Global) -> Result<ExitCode> {
         let (_, container) = global.find(&self.id)?;
-        kiln_runtime::start::start(&container)?;
+        kiln_runtime::start::start(&container, Manager::from_environment())?;
         Ok(ExitCode::SUCCESS)
     }
 }

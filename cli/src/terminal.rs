@@ -1,22 +1,19 @@
 //! `run` and `exec` with a terminal in the foreground: the caller's terminal is connected to the
 //! container's.
 
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use kiln_runtime::channel::receive_descriptor;
 use kiln_runtime::create::Console;
 use kiln_runtime::wait::{self, Child};
 use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
-use rustix::termios::{OptionalActions, OutputModes, Termios};
+use rustix::termios::{OptionalActions, OutputModes, SpecialCodeIndex, Termios};
 use rustix::time::Timespec;
 
 /// The kernel hands a terminal's output over a little later than it is written.
@@ -42,7 +39,7 @@ impl Terminal {
     /// A thread does the copying: this process does not fork any more, and the main thread waits
     /// for signals, which all threads have blocked.
     pub fn serve(self, child: &impl Child) -> Result<i32> {
-        let master = self.receive()?;
+        let master = receive_descriptor(&self.0).context("receive the terminal")?;
         let stdin = rustix::stdio::stdin();
         let _raw = RawMode::enter(stdin);
         let resize = || {
@@ -65,23 +62,6 @@ impl Terminal {
         let _ = copier.join();
         Ok(status)
     }
-
-    fn receive(&self) -> Result<OwnedFd> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut name = [0; 64];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut name)], &mut control, flags)
-            .context("receive the terminal")?;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-                && let Some(master) = descriptors.next()
-            {
-                return Ok(master);
-            }
-        }
-        bail!("receive the terminal: no descriptor came")
-    }
 }
 
 /// Makes the terminal that the process is to have as large as the caller's from the beginning,
@@ -98,7 +78,7 @@ pub fn adopt_size(process: &mut Process) {
 /// other end of `ended` is.
 fn copy(master: &OwnedFd, ended: &OwnedFd) {
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-    let mut stdin_open = true;
+    let (mut stdin_open, mut last) = (true, b'\n');
     loop {
         let mut polled =
             vec![PollFd::new(master, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
@@ -114,11 +94,17 @@ fn copy(master: &OwnedFd, ended: &OwnedFd) {
             return;
         }
         // The container's end gives EIO.
-        if ready[0] && !matches!(forward(master.as_fd(), stdout), Ok(true)) {
+        if ready[0] && !matches!(forward(master.as_fd(), stdout), Ok(Some(_))) {
             return;
         }
         if ready.get(2) == Some(&true) {
-            stdin_open = matches!(forward(stdin, master.as_fd()), Ok(true));
+            match forward(stdin, master.as_fd()) {
+                Ok(Some(byte)) => last = byte,
+                _ => {
+                    stdin_open = false;
+                    end_input(master, last);
+                }
+            }
         }
     }
 }
@@ -133,18 +119,29 @@ fn drain(master: &OwnedFd) {
         match rustix::event::poll(&mut polled, Some(&QUIET)) {
             Err(Errno::INTR) => {}
             Ok(0) | Err(_) => return,
-            Ok(_) if matches!(forward(master.as_fd(), rustix::stdio::stdout()), Ok(true)) => {}
+            Ok(_) if matches!(forward(master.as_fd(), rustix::stdio::stdout()), Ok(Some(_))) => {}
             Ok(_) => return,
         }
     }
 }
 
-/// Moves what there is; false at the end.
-fn forward(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<bool, Errno> {
+/// Types the end of input, as script(1) does: once for the end of a line that was not, and once for
+/// the end. Whoever reads would wait for ever.
+fn end_input(master: &OwnedFd, last: u8) {
+    let Ok(termios) = rustix::termios::tcgetattr(master) else { return };
+    let end = termios.special_codes[SpecialCodeIndex::VEOF];
+    let typed = if last == b'\n' { &[end][..] } else { &[end, end] };
+    let _ = rustix::io::write(master, typed);
+}
+
+/// Moves what there is; gives the last byte, or nothing at the end.
+fn forward(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<Option<u8>, Errno> {
     let mut buffer = [0; 4096];
-    let length = match rustix::io::read(from, &mut buffer) {
-        Err(Errno::INTR) => return Ok(true),
-        length => length?,
+    let length = loop {
+        match rustix::io::read(from, &mut buffer) {
+            Err(Errno::INTR) => {}
+            length => break length?,
+        }
     };
     let mut rest = &buffer[..length];
     while !rest.is_empty() {
@@ -153,7 +150,7 @@ fn forward(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<bool, Errno> {
             written => rest = &rest[written?..],
         }
     }
-    Ok(length > 0)
+    Ok(buffer[..length].last().copied())
 }
 
 /// The caller's terminal in raw mode, given back as it was.

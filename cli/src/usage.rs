@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::global::LogFormat;
 use crate::{logger, words};
@@ -21,13 +21,28 @@ pub fn report(error: &clap::Error, words: &[OsString]) -> ExitCode {
         Some(format) if format == "json" => LogFormat::Json,
         _ => LogFormat::Text,
     };
-    let message = anyhow::anyhow!(line(&error.render().to_string()));
+    let message = anyhow::anyhow!(message(error));
     let log = words::global(words, "--log").map(Path::new);
     if let Err(error) = logger::init(log, format, false) {
         logger::report(&error);
     }
     logger::report(&message);
     ExitCode::FAILURE
+}
+
+/// An option without its value in the words of runc's parser: Podman looks for them to learn whether
+/// there is the option at all. Everything else in clap's.
+fn message(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) {
+        (Some(option), Some("")) if option.starts_with('-') => {
+            format!("flag needs an argument: {}", option.split(' ').next().unwrap_or(option))
+        }
+        _ => line(&error.render().to_string()),
+    }
 }
 
 /// Clap's paragraphs as one line: the problem, then its tips as hints; without the usage.
@@ -55,7 +70,7 @@ mod tests {
 
     fn said(words: &[&str]) -> String {
         let error = crate::Cli::try_parse_from(words).unwrap_err();
-        line(&error.render().to_string())
+        message(&error)
     }
 
     #[test]
@@ -71,6 +86,10 @@ mod tests {
         assert_eq!(
             said(&["kiln", "start"]),
             "the following required arguments were not provided: <ID>"
+        );
+        assert_eq!(
+            said(&["kiln", "restore", "--lsm-mount-context"]),
+            "flag needs an argument: --lsm-mount-context"
         );
     }
 }

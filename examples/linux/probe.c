@@ -7,6 +7,7 @@
  *   probe memory MIB      allocates and touches so much memory, prints how much it got
  *   probe processes N     forks N children that wait, prints how many it got, ends them
  *   probe spin MS         uses so much processor time, prints the time that passed, in ms
+ *   probe notify TEXT...  sends each text to NOTIFY_SOCKET, prints OK or the name of the error
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,8 +25,10 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -216,6 +219,20 @@ static int spin(long wanted) {
   return 0;
 }
 
+static int notify(int count, char **texts) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  const char *path = getenv("NOTIFY_SOCKET");
+  strncpy(address.sun_path, path ? path : "", sizeof address.sun_path - 1);
+  int failed = 0, socket_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  for (int i = 0; i < count; i++) {
+    ssize_t sent = sendto(socket_fd, texts[i], strlen(texts[i]), 0, (struct sockaddr *)&address,
+                          sizeof address);
+    failed |= sent < 0;
+    puts(sent < 0 ? strerrorname_np(errno) : "OK");
+  }
+  return failed;
+}
+
 int main(int argc, char **argv) {
   const char *what = argc > 2 ? argv[1] : "";
   long number = argc > 2 ? strtol(argv[2], NULL, 0) : 0;
@@ -227,8 +244,11 @@ int main(int argc, char **argv) {
     return processes(number);
   if (strcmp(what, "spin") == 0)
     return spin(number);
+  if (strcmp(what, "notify") == 0)
+    return notify(argc - 2, argv + 2);
   if (argc == 2 && strcmp(argv[1], "all") != 0) {
-    fputs("usage: probe [all] | syscall NR [A] | memory MIB | processes N | spin MS\n", stderr);
+    fputs("usage: probe [all] | syscall NR [A] | memory MIB | processes N | spin MS | notify TEXT...\n",
+          stderr);
     return 2;
   }
   identity();

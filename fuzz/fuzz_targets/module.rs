@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use kiln_wasm::module::Module;
+use kiln_wasm::module::{Module, START};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((&trust, bytes)) = bytes.split_first() else { return };
@@ -13,6 +13,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(module) = Module::from_bytes(Path::new("/m.wasm"), bytes.to_vec(), trust) else {
         return;
     };
-    let _ = (module.digest(), module.native_code(), module.check_start());
+    let _ = (module.digest(), module.native_code(), module.check_exports(START));
     let _ = module.check_imports(|import| import.module.len() % 2 == 0);
 });

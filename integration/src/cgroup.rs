@@ -18,6 +18,19 @@ pub fn is_v2() -> bool {
         .any(|mount| mount.kind == "cgroup2" && mount.point == Path::new("/sys/fs/cgroup"))
 }
 
+/// Plain directories among the mount points below /sys/fs/cgroup, where somebody has left them:
+/// Podman takes them for hierarchies.
+pub fn strays() -> Vec<PathBuf> {
+    let hierarchies = hierarchies();
+    let root = Path::new("/sys/fs/cgroup");
+    if hierarchies.iter().any(|mount| mount == root) {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).filter(|path| !hierarchies.contains(path)).collect()
+}
+
 /// Directories, in every hierarchy, whose own name has `id` in it.
 pub fn directories_of(id: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -92,6 +105,21 @@ pub fn has(controller: &str) -> bool {
         })
 }
 
+/// Why containerd's cgroup library (that of its shim for runc, of Docker) finds no cgroup here, which
+/// leaves both without statistics and without word of memory that has run out: it wants every v1
+/// hierarchy of /proc/self/cgroup mounted, wherever.
+pub fn library_objection() -> Option<String> {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.split(':').nth(1));
+    let mut unmounted = names
+        .flat_map(|names| names.split(','))
+        .filter(|name| !name.is_empty() && mount_of(name).is_none());
+    let name = unmounted.next()?;
+    Some(format!(
+        "containerd's cgroup library finds nothing while hierarchy {name} is mounted nowhere"
+    ))
+}
+
 /// A cgroup of this name in every hierarchy, made by the runtime for a test;
 /// removed, with what is below it, when dropped.
 #[derive(Debug)]
@@ -99,9 +127,17 @@ pub struct Parent(pub String);
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        for dir in directories_of(&self.0) {
-            remove_tree(&dir);
+        // The last process may not be gone altogether.
+        for _ in 0..100 {
+            for dir in directories_of(&self.0) {
+                remove_tree(&dir);
+            }
+            if directories_of(&self.0).is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
+        eprintln!("cgroups left: {:?}", directories_of(&self.0));
     }
 }
 

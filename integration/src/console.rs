@@ -6,10 +6,15 @@ use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::{Cli, reaper};
 
 /// The listening side of `--console-socket`.
 #[derive(Debug)]
@@ -53,6 +58,9 @@ impl ConsoleSocket {
             }
         }
         assert_eq!(fds.len(), 1, "descriptors in the message");
+        // Nothing else, and nobody keeps it open.
+        assert!(readable(&stream, crate::patience(10)), "the console socket stays open");
+        assert_eq!((&stream).read(&mut [0]).unwrap(), 0, "a second message");
         Terminal { master: File::from(fds.remove(0)) }
     }
 }
@@ -65,6 +73,23 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// A terminal, and its other side, for a command that the test starts.
+    pub fn with_slave() -> (Self, OwnedFd) {
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        (Terminal { master: File::from(master) }, slave.into())
+    }
+
+    /// Sets its size in characters.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.master, size).unwrap();
+    }
+
     /// Types `text`.
     pub fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
@@ -87,6 +112,17 @@ impl Terminal {
         }
         text
     }
+}
+
+/// Starts a command on a terminal of `rows` and `columns`. The caller waits for its end
+/// ([`crate::command::wait_child`]).
+pub fn on_terminal(cli: &Cli, rows: u16, columns: u16) -> (Terminal, Child) {
+    let (terminal, slave) = Terminal::with_slave();
+    terminal.resize(columns, rows);
+    let stdio = || Stdio::from(slave.try_clone().unwrap());
+    let mut command = cli.command();
+    let child = reaper::spawn(command.stdin(stdio()).stdout(stdio()).stderr(stdio()));
+    (terminal, child)
 }
 
 /// Waits for a descriptor to have something to read, or its other end gone.

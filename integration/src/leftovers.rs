@@ -137,7 +137,7 @@ fn rooted_in(pid: i32, home: &Path) -> bool {
     mounts.iter().find(|mount| is_root(mount)).is_some_and(|mount| mount.root.starts_with(home))
 }
 
-fn describe(pid: i32) -> String {
+pub(crate) fn describe(pid: i32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();

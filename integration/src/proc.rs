@@ -58,10 +58,26 @@ pub fn alive(pid: i32) -> bool {
     status_field(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
+/// Whether the process has given its memory back, and with that will never run its own code again.
+/// The first of a pid namespace may take a while then: it waits for all others.
+pub fn is_exiting(pid: i32) -> bool {
+    status_field(pid, "VmSize").is_none()
+}
+
 /// All process ids on the machine.
 pub fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// How long a process has worked, in its own code and in the kernel (proc(5), `/proc/PID/stat`).
+pub fn cpu_time(pid: i32) -> std::time::Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The second field, a name, may have anything in it.
+    let after_name = &text[text.rfind(')').unwrap() + 2..];
+    let ticks = after_name.split(' ').skip(11).take(2).map(|text| text.parse::<u64>().unwrap());
+    let per_second = rustix::param::clock_ticks_per_second();
+    std::time::Duration::from_millis(ticks.sum::<u64>() * 1000 / per_second)
 }
 
 /// What names a namespace: `net:[4026531840]`.
@@ -73,4 +89,12 @@ pub fn namespace(pid: i32, kind: &str) -> String {
 /// The same of this program.
 pub fn own_namespace(kind: &str) -> String {
     namespace(std::process::id().cast_signed(), kind)
+}
+
+/// The children of a process, of whatever thread.
+pub fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids = |list: String| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    lists.flat_map(|list| -> Vec<i32> { pids(list) }).collect()
 }

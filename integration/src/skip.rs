@@ -35,6 +35,22 @@ macro_rules! skip {
     }};
 }
 
+/// Skips the calling test where containerd's cgroup library finds no cgroup, for what its shim for
+/// runc and Docker know by that alone ([`library_objection`](crate::cgroup::library_objection)).
+#[macro_export]
+macro_rules! needs_cgroup_library {
+    ($shim:expr) => {
+        if $shim == $crate::containerd::Shim::Runc {
+            $crate::needs_cgroup_library!();
+        }
+    };
+    () => {
+        if let Some(objection) = $crate::cgroup::library_objection() {
+            $crate::skip!("{objection}");
+        }
+    };
+}
+
 /// Skips the calling test unless kiln itself is under test: for what runc and
 /// crun do otherwise, with the difference as the reason.
 #[macro_export]

@@ -42,11 +42,12 @@ fn unknown_names_are_left_out_with_a_warning() {
 fn what_cannot_be_ambient_is_left_out_with_a_warning() {
     kiln_only!("older runc says nothing");
     let bundle = Bundle::sh("grep ^CapAmb /proc/self/status | cut -f 2");
-    let bundle = bundle.capabilities(&["CAP_KILL", "CAP_CHOWN"]);
+    let bundle = bundle.capabilities(&["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"]);
     let bundle = bundle.set("/process/capabilities/inheritable", json!(["CAP_KILL"]));
     let outcome = bundle.container().run().ok().prints(KILL);
-    assert!(outcome.stderr.contains("can't raise ambient capability CAP_CHOWN: "), "{outcome}");
+    assert!(outcome.stderr.contains("can't raise ambient capabilities CAP_CHOWN, CAP_FOWNER: "));
     assert!(!outcome.stderr.contains("CAP_KILL"), "{outcome}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
 }
 
 #[test]

@@ -2,14 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::fs;
 use std::process::Stdio;
 
 use kiln_integration::console::{ConsoleSocket, Terminal};
 use kiln_integration::{Bundle, Container, command, json, reap, reaper};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 
 fn running() -> Container {
     let c = Bundle::new().args(&["sleep", "1000"]).container();
@@ -56,21 +53,11 @@ fn a_terminal_and_a_socket_go_together() {
     c.exec_cli(&flags, &["true"]).output().fails_with(255, &["console"]);
 }
 
-/// A terminal as the caller's own, as when a person types `kiln exec -t`.
-fn own_terminal() -> (Terminal, OwnedFd) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (Terminal { master: File::from(master) }, slave.into())
-}
-
+/// As when a person types `kiln exec -t`.
 #[test]
 fn the_callers_terminal_is_relayed() {
-    let (mut terminal, slave) = own_terminal();
-    let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(&terminal.master, size).unwrap();
+    let (mut terminal, slave) = Terminal::with_slave();
+    terminal.resize(99, 33);
     let c = running();
     let script = "tty; read line; stty size; echo got $line; exit 5";
     let mut command = c.exec_cli(&["--tty"], &["sh", "-c", script]).command();

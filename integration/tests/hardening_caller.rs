@@ -8,9 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
-use kiln_integration::console::ConsoleSocket;
+use kiln_integration::console::{ConsoleSocket, Terminal};
 use kiln_integration::{Bundle, command, json, reaper, skip};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// A bundle with the host's Perl in it, which can make any system call.
 fn perl(program: &str) -> Bundle {
@@ -35,11 +34,7 @@ fn nothing_can_be_typed_into_the_callers_terminal() {
     // TIOCSCTTY (not forced, and forced) and TIOCSTI.
     let program = r#"$a = 0; ioctl(STDIN, 0x540e, $a); ioctl(STDIN, 0x540e, 1);
         for $c (split //, "echo typed\n") { print ioctl(STDIN, 0x5412, $c) ? "typed" : "refused"; }"#;
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let (terminal, slave) = Terminal::with_slave();
     // Its session's, as a person's terminal is the shell's: setsid(1) makes it so.
     let c = perl(program).container();
     let out = c.bundle.scratch().join("out");
@@ -52,7 +47,7 @@ fn nothing_can_be_typed_into_the_callers_terminal() {
     assert_eq!(status.code(), Some(0));
     let said = fs::read_to_string(out).unwrap();
     assert!(said.contains("refused") && !said.contains("typed"), "{said}");
-    drop(master);
+    drop(terminal);
 }
 
 /// The session keyring has a name and holds the caller's keys.

@@ -4,7 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command};
 
 use kiln_integration::{
@@ -310,6 +310,29 @@ fn a_joined_user_namespace_needs_no_mappings() {
     let bundle = bundle.user_namespace(200_000).namespace("user", Some(&path));
     let bundle = bundle.unset("/linux/uidMappings").unset("/linux/gidMappings");
     bundle.container().run().ok().prints("0\n 0 200000 65536\n");
+}
+
+/// What containerd's CRI gives every container of a pod with a user namespace: files in folders that
+/// are closed to all but the host's root.
+#[test]
+fn bind_mounts_come_from_where_a_user_namespace_cannot_look() {
+    let closed = |bundle: &Bundle| {
+        let dir = bundle.scratch().join("closed");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "from outside\n").unwrap();
+        fs::write(bundle.rootfs().join("etc/file"), "").unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        dir.join("file")
+    };
+    let new = Bundle::sh("cat /etc/file").user_namespace(200_000);
+    let file = closed(&new);
+    new.bind(file, "/etc/file", &["rbind", "ro"]).container().run().ok().prints("from outside\n");
+    let holder = running(sleeper().user_namespace(200_000));
+    let path = format!("/proc/{}/ns/user", holder.pid());
+    let joined = Bundle::sh("cat /etc/file").user_namespace(200_000);
+    let file = closed(&joined);
+    let joined = joined.namespace("user", Some(&path)).bind(file, "/etc/file", &["rbind", "ro"]);
+    joined.container().run().ok().prints("from outside\n");
 }
 
 #[test]

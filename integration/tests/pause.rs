@@ -41,6 +41,14 @@ fn what_is_not_running_is_not_paused() {
 }
 
 #[test]
+fn killing_all_of_a_paused_container_ends_it() {
+    let (c, _) = counting();
+    c.on_id("pause", &[]).ok();
+    c.cli(&["kill", "--all", &c.id, "KILL"]).output().ok();
+    c.await_status("stopped");
+}
+
+#[test]
 fn a_paused_container_is_deleted_by_force() {
     let (c, _) = counting();
     c.on_id("pause", &[]).ok();

@@ -552,7 +552,7 @@ fn what_is_cached_is_the_users() {
     let user = needs_user!();
     let seccomp = json!({ "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["acct"], "action": "SCMP_ACT_ERRNO" }] });
-    let c = of(&user, Bundle::rootless(&user, "true").set("/linux/seccomp", seccomp));
+    let c = of(&user, Bundle::rootless(&user, "true").set("/linux/seccomp", seccomp.clone()));
     let home = c.bundle.scratch();
     let mut wrapper = user.plain();
     wrapper.push(format!("HOME={}", home.display()));
@@ -560,6 +560,19 @@ fn what_is_cached_is_the_users() {
     c.run().ok();
     let cache = fs::metadata(home.join(".cache/kiln/seccomp")).unwrap();
     assert_eq!((cache.uid(), cache.mode() & 0o777), (user.id, 0o700));
+    // As Podman calls it: root of the user's namespace is not the machine's, whose cache is closed.
+    let bundle = Bundle::rootless(&user, "true").set("/linux/seccomp", seccomp);
+    let bundle = bundle.without_namespace("user").unset("/linux/uidMappings");
+    let c = of(&user, bundle.unset("/linux/gidMappings"));
+    let home = c.bundle.scratch();
+    let mut wrapper = user.plain();
+    let unshare = ["unshare", "-Urm"].map(str::to_owned);
+    wrapper.push(format!("HOME={}", home.display()));
+    wrapper.extend(unshare);
+    let c = c.under(&wrapper);
+    assert_eq!(c.run().ok().stderr, "");
+    let entries = fs::read_dir(home.join(".cache/kiln/seccomp")).unwrap();
+    assert_eq!(entries.count(), 1);
 }
 
 /// CVE-2019-5736: root's executable is not the user's to write, and the user's

@@ -2,13 +2,10 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use kiln_integration::console::{ConsoleSocket, Terminal};
 use kiln_integration::{Bundle, Container, command, json, kiln_only, reap, reaper};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 fn with_terminal(script: &str) -> Bundle {
@@ -137,19 +134,9 @@ fn detach_with_a_terminal_needs_a_console_socket() {
     c.assert_nothing_left();
 }
 
-/// A terminal as the caller's own, as when a person types `kiln run`.
-fn own_terminal() -> (Terminal, OwnedFd) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (Terminal { master: File::from(master) }, slave.into())
-}
-
 #[test]
 fn run_relays_the_callers_terminal() {
-    let (mut terminal, slave) = own_terminal();
+    let (mut terminal, slave) = Terminal::with_slave();
     let size = Winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&terminal.master, size).unwrap();
     let c = with_terminal("tty; stty size; read line; echo got $line; exit 5").container();
@@ -171,12 +158,22 @@ fn run_relays_the_callers_terminal() {
 }
 
 #[test]
+fn input_that_ends_ends_on_the_terminal() {
+    kiln_only!("runc wants a terminal, and crun goes on");
+    for input in ["", "a line\n", "half a line"] {
+        let c = with_terminal("cat; echo end").container();
+        c.run_cli(&[]).stdin(input).output().ok().shows(input).shows("end");
+        c.assert_nothing_left();
+    }
+}
+
+#[test]
 fn newlines_stay_newlines_in_a_file_and_not_on_a_terminal() {
     kiln_only!("crun leaves the carriage returns in");
     let c = with_terminal("echo one; echo two").container();
     c.run().ok().prints("one\ntwo\n");
 
-    let (mut terminal, slave) = own_terminal();
+    let (mut terminal, slave) = Terminal::with_slave();
     let mut command = c.run_cli(&[]).command();
     let stdio = || Stdio::from(slave.try_clone().unwrap());
     let mut child = reaper::spawn(command.stdin(stdio()).stdout(stdio()).stderr(stdio()));
@@ -187,7 +184,7 @@ fn newlines_stay_newlines_in_a_file_and_not_on_a_terminal() {
 
 #[test]
 fn interrupting_run_on_a_terminal_reaches_the_container() {
-    let (mut terminal, slave) = own_terminal();
+    let (mut terminal, slave) = Terminal::with_slave();
     let script = "trap 'echo interrupted; exit 3' INT; echo ready; while :; do sleep 0.05; done";
     let c = with_terminal(script).container();
     let mut command = c.run_cli(&[]).command();
@@ -206,7 +203,7 @@ fn interrupting_run_on_a_terminal_reaches_the_container() {
 #[test]
 fn run_ends_with_init_even_if_others_have_the_terminal() {
     kiln_only!("runc 1.1 waits for them");
-    let (mut terminal, slave) = own_terminal();
+    let (mut terminal, slave) = Terminal::with_slave();
     let script = "trap '' HUP; (trap '' HUP; exec sleep 20) & seq 1 300; echo last; exit 6";
     let c = with_terminal(script).without_namespace("pid").container();
     let mut command = c.run_cli(&["--keep"]).command();

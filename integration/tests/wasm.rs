@@ -5,7 +5,7 @@
 use std::fs;
 
 use kiln_integration::console::ConsoleSocket;
-use kiln_integration::{Bundle, Cli, Value, eventually, json, needs_wasm, proc, reap};
+use kiln_integration::{Bundle, Cli, Value, eventually, examples, json, needs_wasm, proc, reap};
 use rustix::process::Signal;
 
 #[test]
@@ -57,12 +57,46 @@ fn a_trap_is_134_with_its_reason() {
 }
 
 /// The interpreter's stack may grow into all the memory that there is.
+/// The kubelet shows what is in there as the container's message.
+#[test]
+fn a_trap_is_told_in_the_termination_log() {
+    needs_wasm!();
+    let log = |bundle: &Bundle| bundle.scratch().join("termination-log");
+    let with_log = |text: &str| {
+        let bundle = Bundle::wasm("trap", &["divide"]);
+        fs::write(log(&bundle), text).unwrap();
+        let file = log(&bundle);
+        bundle.bind(file, "/dev/termination-log", &["bind", "rw"])
+    };
+    let c = with_log("").container();
+    c.run().exits(134);
+    let told = fs::read_to_string(log(&c.bundle)).unwrap();
+    assert_eq!(told, "kiln: /trap.wasm: wasm trap: integer divide by zero\n");
+    // What the container said itself stays as it is.
+    let c = with_log("my own words").container();
+    c.run().exits(134);
+    assert_eq!(fs::read_to_string(log(&c.bundle)).unwrap(), "my own words");
+    // Nor does an exec'd process speak for the container.
+    let bundle = with_log("").args(&["/loop.wasm"]);
+    for name in ["loop", "trap"] {
+        let file = format!("{name}.wasm");
+        fs::copy(examples::find(&file).unwrap(), bundle.rootfs().join(file)).unwrap();
+    }
+    let c = bundle.container();
+    c.detach().ok();
+    c.exec(&["/trap.wasm", "divide"]).fails_with(134, &["divide by zero"]);
+    assert_eq!(fs::read(log(&c.bundle)).unwrap(), b"");
+}
+
 #[test]
 fn endless_recursion_ends() {
     needs_wasm!();
     let limit = json!({ "limit": 256 << 20, "swap": 256 << 20 });
     let c = Bundle::wasm("trap", &["stack"]).set("/linux/resources/memory", limit).container();
-    let outcome = c.run();
+    // Interpreted, whatever other tests have compiled: WasmEdge's handler of faults, which ends
+    // compiled code, has no stack of its own.
+    let cache = tempfile::tempdir().unwrap();
+    let outcome = c.run_cli(&[]).env("KILN_CACHE_DIR", cache.path()).output();
     assert!([Some(134), Some(137)].contains(&outcome.status.code()), "{outcome}");
 }
 

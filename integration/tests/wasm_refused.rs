@@ -15,7 +15,7 @@ fn hello() -> Vec<u8> {
 fn a_module_that_is_missing() {
     needs_wasm!();
     let bundle = Bundle::wasm("hello", &[]).args(&["/no-such.wasm"]);
-    refused(bundle, &["/no-such.wasm", "not found"]);
+    refused(bundle, &["/no-such.wasm", "no such file or directory"]);
 }
 
 #[test]

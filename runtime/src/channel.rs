@@ -85,6 +85,11 @@ impl Channel {
         Self(socket)
     }
 
+    /// Gives the socket up.
+    pub fn into_socket(self) -> OwnedFd {
+        self.0
+    }
+
     /// Sends a message with descriptors.
     ///
     /// # Errors
@@ -204,6 +209,27 @@ pub fn send_descriptor(socket: impl AsFd, text: &[u8], descriptor: impl AsFd) ->
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
     let text = [IoSlice::new(text)];
     retry(|| rustix::net::sendmsg(&socket, &text, &mut control, SendFlags::NOSIGNAL)).map(drop)
+}
+
+/// The other side of [`send_descriptor`]: waits for a message, and takes the first descriptor that
+/// comes with it, close-on-exec.
+///
+/// # Errors
+/// Those of recvmsg(2); ENOMSG if none came.
+pub fn receive_descriptor(socket: impl AsFd) -> Result<OwnedFd, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; 64];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    retry(|| {
+        let mut text = [IoSliceMut::new(&mut text)];
+        rustix::net::recvmsg(&socket, &mut text, &mut control, flags)
+    })?;
+    let descriptors = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    descriptors.flatten().next().ok_or(Errno::NOMSG)
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {

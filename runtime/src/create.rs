@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use kiln_cgroups::Cgroup;
 use kiln_hooks::Stage;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
@@ -30,6 +31,7 @@ use crate::plan::{Plan, RUNTIME_HOOKS};
 use crate::privilege::Privilege;
 use crate::process::Process;
 use crate::rdt;
+use crate::ready::{self, Manager, Ready};
 use crate::rootless::Rootless;
 use crate::state::{ContainerDir, START_SOCKET, State, StateRoot, Status, timestamp};
 use crate::sys::{self, Cloned};
@@ -62,6 +64,8 @@ pub struct Options<'a> {
     pub driver: Driver,
     /// What runs the entrypoint, if execve(2) does not.
     pub engine: Option<Box<dyn Engine>>,
+    /// NOTIFY_SOCKET: the service manager that is to hear when the container is ready.
+    pub manager: Option<Manager>,
 }
 
 /// A container whose init is our child.
@@ -81,13 +85,15 @@ pub struct Container {
     devices: Option<Moved>,
     /// resctrl groups that were made, to be removed then: some are others' to keep afterwards.
     rdt: Vec<PathBuf>,
+    /// Until the container is ready, where somebody waits for that.
+    ready: Option<Ready>,
 }
 
-/// Creates a container that waits for `start`: runtime.md#create.
+/// Creates a container that waits for `start`, and returns init's pid: runtime.md#create.
 ///
 /// # Errors
 /// The config is wrong, or a step failed; nothing is left behind.
-pub fn create(options: Options<'_>) -> Result<(), Error> {
+pub fn create(options: Options<'_>) -> Result<i32, Error> {
     let container = launch(options, true)?;
     if let Err(error) = settle() {
         container.abandon();
@@ -96,12 +102,16 @@ pub fn create(options: Options<'_>) -> Result<(), Error> {
     // Init has a copy of the locked descriptor: were the runtime killed after the message, the
     // lock would last as long as init waits. All is recorded, so it is no longer needed.
     container.dir.unlock();
-    let detached = container.tell(ToInit::Created);
-    if let Err(error) = detached.step(|| "detach the container's init".to_owned()) {
+    if let Err(errno) = container.tell(ToInit::Created) {
+        let error = match errno {
+            // It was ready, and has ended since: the kernel may have wanted its memory.
+            Errno::PIPE | Errno::CONNRESET => gone(&container.pidfd),
+            errno => Failure::new("detach the container's init", errno).into(),
+        };
         container.abandon();
         return Err(error);
     }
-    Ok(())
+    Ok(container.pid())
 }
 
 /// Creates a container and starts its workload: `run`.
@@ -109,12 +119,17 @@ pub fn create(options: Options<'_>) -> Result<(), Error> {
 /// # Errors
 /// As for [`create`]; also if the workload cannot be executed. Nothing is left behind.
 pub fn run(options: Options<'_>, confirm: Confirm) -> Result<Container, Error> {
+    let manager = options.manager.clone();
     let mut container = launch(options, false)?;
     let state = &container.state;
     // A seccomp agent must be told of the workload.
     let attended = state.poststart.is_some() || state.listener.is_some();
     container.confirm_at_end = confirm == Confirm::AtEnd && !attended;
-    let started = container.start();
+    let listening = manager.map(|manager| Ready::listen(&container.dir, manager)).transpose();
+    let started = listening.and_then(|ready| {
+        container.ready = ready.flatten();
+        container.start()
+    });
     if let Err(error) = settle().and(started) {
         container.abandon();
         return Err(error);
@@ -151,7 +166,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
     if let Some(engine) = &mut options.engine {
         let name = engine.name();
         engine
-            .prepare(&options.bundle.spec, plan.rootfs.as_fd())
+            .prepare(&options.bundle.spec, plan.rootfs.as_fd(), true)
             .map_err(|source| Error::Engine { engine: name, source })?;
     }
     let forgiven = options.rootless.forgives(plan.privilege);
@@ -180,7 +195,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
         Ok(Built { state, channel, pidfd }) => {
             let (cgroup, devices) = (undo.made.cgroup.take(), undo.devices.take());
             let rdt = std::mem::take(&mut undo.rdt);
-            let (channel, confirm_at_end) = (Some(channel), false);
+            let (channel, confirm_at_end, ready) = (Some(channel), false, None);
             Ok(Container {
                 root,
                 dir,
@@ -192,6 +207,7 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
                 confirm_at_end,
                 devices,
                 rdt,
+                ready,
             })
         }
         Err(error) => {
@@ -225,6 +241,9 @@ fn build(
     dir.write(&state, &options.bundle.json)?;
     undo.state = Some(state.clone());
     plan.make_nodes(dir.as_fd())?;
+    if options.manager.is_some() {
+        ready::prepare(dir, &mut plan)?;
+    }
     let wait_before_start = listen || needs_attention(&plan);
     let listener = if listen { Some(self::listen(dir)?) } else { None };
     if listen && plan.hooks_before_start() {
@@ -386,10 +405,10 @@ fn tell(channel: &Channel, message: ToInit) -> Result<(), Error> {
     still_there(channel.send(&message))
 }
 
-fn still_there(sent: Result<(), rustix::io::Errno>) -> Result<(), Error> {
+fn still_there(sent: Result<(), Errno>) -> Result<(), Error> {
     match sent {
         // Init has ended; why, it has said, or its exit status says: `attend` looks.
-        Ok(()) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(()),
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
         Err(errno) => Err(errno).step(|| "tell the container's init".to_owned()),
     }
 }
@@ -520,11 +539,50 @@ impl Container {
         pidfd: OwnedFd,
     ) -> Self {
         let (channel, engine, confirm_at_end) = (None, false, false);
-        let (devices, rdt) = (None, Vec::new());
-        Self { root, dir, state, cgroup, channel, pidfd, engine, confirm_at_end, devices, rdt }
+        let (devices, rdt, ready) = (None, Vec::new(), None);
+        Self {
+            root,
+            dir,
+            state,
+            cgroup,
+            channel,
+            pidfd,
+            engine,
+            confirm_at_end,
+            devices,
+            rdt,
+            ready,
+        }
     }
 
-    fn tell(&self, message: ToInit) -> Result<(), rustix::io::Errno> {
+    /// For a caller that leaves the container to itself: waits until it is ready, where a service
+    /// manager is to be told so, or until it has ended.
+    ///
+    /// # Errors
+    /// An interrupt, which undoes all as before; the manager has given up.
+    pub fn await_ready(&self) -> Result<(), Error> {
+        let Some(ready) = &self.ready else { return Ok(()) };
+        self.dir.interrupt_ends(Some(self.pidfd.as_fd()));
+        if not_interrupted().is_ok() {
+            ready.pass_on(self.pidfd.as_fd(), self.pid(), true);
+        }
+        settle().inspect_err(|_| self.abandon())
+    }
+
+    /// For a caller that waits for the container's end: does the same beside it, in a thread, with
+    /// this process as the service's.
+    pub fn tell_when_ready(&mut self) {
+        let Some(ready) = self.ready.take() else { return };
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let begun = self.pidfd.try_clone().and_then(|pidfd| {
+            std::thread::Builder::new().spawn(move || ready.pass_on(pidfd.as_fd(), own, false))
+        });
+        if let Err(error) = begun {
+            log::warn!("NOTIFY_SOCKET: {error}");
+        }
+    }
+
+    fn tell(&self, message: ToInit) -> Result<(), Errno> {
         self.channel.as_ref().map_or(Ok(()), |channel| channel.send(&message))
     }
 

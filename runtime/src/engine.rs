@@ -32,6 +32,8 @@ pub struct Workload<'a> {
     /// Directories to preopen under their own names besides `/` and the working directory: the
     /// destinations of the spec's mounts.
     pub mounts: Vec<&'a Path>,
+    /// Whether this is the container's init; else it is an exec'd process.
+    pub is_init: bool,
 }
 
 /// Runs the entrypoint of a container in place of execve(2).
@@ -46,11 +48,16 @@ pub trait Engine {
     /// code). `rootfs` is the container's root directory without the spec's mounts.
     ///
     /// An entrypoint that can be seen only once the mounts are in place is left to
-    /// [`Engine::load`].
+    /// [`Engine::load`]. `is_init` is as in [`Workload`].
     ///
     /// # Errors
     /// The entrypoint is not one that this engine can run. Nothing has been created yet.
-    fn prepare(&mut self, spec: &Spec, rootfs: BorrowedFd<'_>) -> Result<(), EngineError>;
+    fn prepare(
+        &mut self,
+        spec: &Spec,
+        rootfs: BorrowedFd<'_>,
+        is_init: bool,
+    ) -> Result<(), EngineError>;
 
     /// In init, with the spec's mounts in place under `rootfs` and the host's root still
     /// visible: load what [`Engine::prepare`] could not see. Paths are resolved inside `rootfs`
@@ -59,6 +66,22 @@ pub trait Engine {
     /// # Errors
     /// As for [`Engine::prepare`]; `create` fails and undoes what it did.
     fn load(&mut self, rootfs: BorrowedFd<'_>) -> Result<(), EngineError>;
+
+    /// The descriptors that a container's init must keep for the engine until its guest ends: all
+    /// others are closed on the way. An exec'd process keeps none.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// In init, at `start`, as the container's user, right before the runtime is told that the
+    /// workload runs: open what whoever hears of that may use at once, such as a listening socket.
+    ///
+    /// # Errors
+    /// `start` fails with this one.
+    fn open(&mut self, workload: &Workload<'_>) -> Result<(), EngineError> {
+        let _ = workload;
+        Ok(())
+    }
 
     /// In init, confined, at `start`: run the guest to its end and return the process's exit
     /// status: the guest's own, or 134 after a trap, whose reason has been written to stderr.

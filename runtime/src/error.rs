@@ -22,6 +22,10 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
+/// How many bytes a text may take in a message: a step with two paths in it, and two of them to a
+/// message.
+const LONGEST_TEXT: usize = 12 * 1024;
+
 impl Failure {
     /// A step that failed with an errno.
     pub fn new(step: impl Into<String>, errno: Errno) -> Self {
@@ -96,6 +100,9 @@ pub enum Error {
     /// `exec` into a container that is paused: runc's words.
     #[error("cannot exec in a paused container (hint: --ignore-paused)")]
     ExecPaused,
+    /// `exec` into a container that has ended: runc's words, and those that callers look for.
+    #[error("cannot exec in a stopped container: container not running")]
+    ExecStopped,
     /// `kill` found no process: the text is the one that callers of runc match.
     #[error("container not running")]
     NotRunning,
@@ -149,6 +156,9 @@ pub enum Error {
         /// Its reason.
         source: crate::engine::EngineError,
     },
+    /// The snapshot has no files: the entrypoint is to be found elsewhere, if anywhere.
+    #[error("root.path: the rootfs is empty")]
+    EmptyRootfs,
     /// SIGTERM, SIGINT or SIGHUP came while the container was made.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
@@ -171,10 +181,32 @@ impl Error {
     /// This error as what crosses from init to the runtime.
     pub fn into_failure(self) -> Failure {
         match self {
-            Self::Step(failure) => failure,
-            other => Failure { step: other.to_string(), errno: None, reason: None, hint: None },
+            Self::Step(failure) => Failure {
+                step: shortened(failure.step),
+                reason: failure.reason.map(shortened),
+                ..failure
+            },
+            other => {
+                let step = shortened(other.to_string());
+                Failure { step, errno: None, reason: None, hint: None }
+            }
         }
     }
+}
+
+/// A text as it may cross a [`crate::channel::Channel`], whose messages have a limit: of one that
+/// is too long, because an argument of 100 KB is in it, the beginning and the end.
+pub fn shortened(text: String) -> String {
+    // With JSON's escapes.
+    let cost = |part: &str| serde_json::to_string(part).map_or(0, |json| json.len());
+    if cost(&text) <= LONGEST_TEXT {
+        return text;
+    }
+    let chars: Vec<char> = text.chars().collect();
+    // No character takes more than six bytes.
+    let kept = LONGEST_TEXT / 6 / 2;
+    let (head, tail) = (&chars[..kept], &chars[chars.len() - kept..]);
+    head.iter().chain(&[' ', '.', '.', '.', ' ']).chain(tail).collect()
 }
 
 impl From<Failure> for Error {
@@ -217,6 +249,19 @@ mod tests {
         assert_eq!(errno_text(libc::ENOENT), "no such file or directory");
         assert_eq!(errno_text(libc::EPERM), "operation not permitted");
         assert_eq!(errno_text(libc::EIO), "input/output error");
+    }
+
+    #[test]
+    fn a_long_text_is_shortened() {
+        let text = |middle: &str| format!("exec: \"{middle}\": not found");
+        for whole in ["x".repeat(9000), "\n".repeat(5000)] {
+            assert_eq!(shortened(text(&whole)), text(&whole));
+        }
+        for long in ["x".repeat(100_000), "\u{1}".repeat(4096), "ü".repeat(9000)] {
+            let short = shortened(text(&long));
+            assert!(serde_json::to_string(&short).unwrap().len() <= LONGEST_TEXT + 16);
+            assert!(short.starts_with("exec: \"") && short.ends_with("\": not found"), "{short}");
+        }
     }
 
     #[test]

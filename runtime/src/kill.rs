@@ -26,7 +26,13 @@ pub fn kill(dir: &ContainerDir, number: i32, all: bool) -> Result<(), Error> {
     let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
     if let (true, Some(paths)) = (all, &state.cgroup) {
         // Also after init has ended: with a shared pid namespace its children live on.
-        return Ok(Cgroup::open(paths)?.signal(number)?);
+        let cgroup = Cgroup::open(paths)?;
+        cgroup.signal(number)?;
+        // A frozen process of cgroup v1 does not even end.
+        return match number == libc::SIGKILL && dir.status(&state) == Status::Paused {
+            true => Ok(cgroup.thaw()?),
+            false => Ok(()),
+        };
     }
     let status = dir.status(&state);
     if let (true, Some(init)) = (all && status != Status::Stopped, &state.init) {

@@ -303,7 +303,8 @@ impl MountPlan {
         privilege: Privilege,
         rootfs: &Path,
     ) -> Result<(), Error> {
-        if self.id_map.is_none() && namespaces.maps().is_none() {
+        let userns = namespaces.maps().is_some() || namespaces.user_by_path().is_some();
+        if self.id_map.is_none() && !userns {
             return Ok(());
         }
         if let (None, Source::Bind { path, inside, .. }) = (&self.id_map, &mut self.source)

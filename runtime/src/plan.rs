@@ -535,8 +535,11 @@ fn capabilities(config: &oci_spec::runtime::LinuxCapabilities) -> Capabilities {
     let (permitted, inheritable) = (set(config.permitted()), set(config.inheritable()));
     // capabilities(7): an ambient capability must be permitted and inheritable.
     let cannot = ambient - (permitted & inheritable);
-    for name in numbers(cannot.bits()).map(capability_name) {
-        log::warn!("can't raise ambient capability {name}: it is not permitted and inheritable");
+    if !cannot.is_empty() {
+        // One line: Buildah asks for all that it gives, none of them inheritable, with every RUN.
+        let names: Vec<_> = numbers(cannot.bits()).map(capability_name).collect();
+        let names = names.join(", ");
+        log::warn!("can't raise ambient capabilities {names}: not permitted and inheritable");
     }
     Capabilities {
         bounding: set(config.bounding()),

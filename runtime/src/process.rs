@@ -52,6 +52,13 @@ impl Process {
             .is_ok_and(|(start_ticks, state)| start_ticks == self.start_ticks && !has_ended(state))
     }
 
+    /// Whether the process has ended, or is on its way out and has perhaps let go already of what is
+    /// looked for in its directory in /proc, or killed who was in its pid namespace.
+    pub fn is_leaving(&self) -> bool {
+        let leaves = |(_, fields): (char, Vec<String>)| has_flag(&fields, PF_EXITING);
+        !self.is_alive() || fields(self.pid).map_or(true, leaves)
+    }
+
     /// Whether the process, once a copy of the runtime's, has executed another program: it has not
     /// if it ended before. True as well if it has been reaped, when nobody can tell any more.
     pub fn has_left_runtime(&self) -> bool {
@@ -114,11 +121,18 @@ fn has_ended(state: char) -> bool {
     matches!(state, 'Z' | 'X' | 'x')
 }
 
-/// By the flags, field 9.
+// include/linux/sched.h
+const PF_EXITING: u64 = 0x4;
+const PF_FORKNOEXEC: u64 = 0x40;
+
 fn has_executed(fields: &[String]) -> bool {
-    const PF_FORKNOEXEC: u64 = 0x40; // include/linux/sched.h
+    !has_flag(fields, PF_FORKNOEXEC)
+}
+
+/// Of the flags, field 9.
+fn has_flag(fields: &[String], flag: u64) -> bool {
     let flags = fields.get(6).and_then(|flags| flags.parse::<u64>().ok());
-    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+    flags.is_some_and(|flags| flags & flag != 0)
 }
 
 /// Start time and state letter.
@@ -161,7 +175,7 @@ mod tests {
     #[test]
     fn a_process_is_told_from_its_successor() {
         let own = Process::of(std::process::id() as i32).unwrap();
-        assert!(own.is_alive());
+        assert!(own.is_alive() && !own.is_leaving());
         assert!(own.pidfd().unwrap().is_some());
         let other = Process { start_ticks: own.start_ticks + 1, ..own };
         assert!(!other.is_alive());
@@ -207,7 +221,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let process = Process::of(child.id() as i32).unwrap();
         child.wait().unwrap();
-        assert!(!process.is_alive());
+        assert!(!process.is_alive() && process.is_leaving());
         assert!(!process.signal(9).unwrap());
     }
 }

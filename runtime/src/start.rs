@@ -1,5 +1,7 @@
 //! `start`: runtime.md#start.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::channel::{Channel, ToInit};
@@ -7,24 +9,53 @@ use crate::create::{await_workload, run_poststart};
 use crate::error::{Error, Step};
 use crate::listener::{Agent, Listener};
 use crate::net_devices;
+use crate::ready::{Manager, Ready};
 use crate::state::{ContainerDir, START_SOCKET, State, Status};
 
-/// Executes the workload of a created container and returns once it runs.
+/// Executes the workload of a created container and returns once it runs; if it was created with a
+/// NOTIFY_SOCKET and there is a `manager` (as in [`crate::create::Options`]), once it is ready, or
+/// has ended.
 ///
 /// # Errors
 /// The container is not created, or the workload cannot be executed; the container is stopped
 /// then.
-pub fn start(dir: &ContainerDir) -> Result<(), Error> {
+pub fn start(dir: &ContainerDir, manager: Option<Manager>) -> Result<(), Error> {
     dir.lock()?;
-    let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
-    let refused = |status| Error::Status { id: dir.id().to_string(), operation: "start", status };
-    match dir.status(&state) {
-        Status::Created => {}
-        status => return Err(refused(status)),
-    }
+    let state = waiting(dir)?;
     // Before anything is started: without the agent the container stays as it is.
     let agent = state.listener.as_ref().map(Listener::connect).transpose()?;
     let devices = net_devices::of_waiting(&state)?;
+    let ready = manager.map(|manager| Ready::listen(dir, manager)).transpose()?.flatten();
+    let channel = call(dir)?;
+    let started = go(dir, &state, &channel, agent);
+    if let (Err(_), Some(devices)) = (&started, devices) {
+        devices.give_back();
+    }
+    started?;
+    if let (Some(ready), Some(init)) = (ready, &state.init) {
+        // It may take as long as it likes; others have work to do.
+        dir.unlock();
+        let pidfd = init.pidfd()?;
+        pidfd.inspect(|pidfd| ready.pass_on(pidfd.as_fd(), init.pid, true));
+    }
+    Ok(())
+}
+
+/// The state of a container that waits for its start.
+fn waiting(dir: &ContainerDir) -> Result<State, Error> {
+    let state = dir.read()?.ok_or_else(|| Error::NotFound(dir.id().to_string()))?;
+    match dir.status(&state) {
+        Status::Created => Ok(state),
+        status => Err(refused(dir, status)),
+    }
+}
+
+fn refused(dir: &ContainerDir, status: Status) -> Error {
+    Error::Status { id: dir.id().to_string(), operation: "start", status }
+}
+
+/// Connects to init, which listens no more from here on.
+fn call(dir: &ContainerDir) -> Result<Channel, Error> {
     let step = || format!("start container {}", dir.id());
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).step(step)?;
@@ -32,15 +63,55 @@ pub fn start(dir: &ContainerDir) -> Result<(), Error> {
     rustix::net::connect(&socket, &address).step(step)?;
     // Before the message: if we are killed in between, init sees the end of the connection and
     // ends; a status of `created` with a running workload cannot be.
-    if !dir.take_start_socket()? {
-        return Err(refused(Status::Running));
+    match dir.take_start_socket()? {
+        true => Ok(Channel::from_socket(socket)),
+        false => Err(refused(dir, Status::Running)),
     }
-    let channel = Channel::from_socket(socket);
-    let started = go(dir, &state, &channel, agent);
-    if let (Err(_), Some(devices)) = (&started, devices) {
-        devices.give_back();
+}
+
+/// A start that is on its way. Poll its descriptor for reading, then call [`Begun::finish`].
+#[derive(Debug)]
+pub struct Begun {
+    /// Locked until then.
+    _dir: ContainerDir,
+    state: State,
+    channel: Channel,
+}
+
+impl AsFd for Begun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
-    started
+}
+
+/// As [`start`], for a caller that must not wait: says go, and returns. None if there is more to do
+/// than that (poststart hooks, a seccomp agent, network devices), or another command is at work on the
+/// container: then nothing has been done.
+///
+/// # Errors
+/// The container is not created.
+pub fn begin(dir: ContainerDir) -> Result<Option<Begun>, Error> {
+    if !dir.try_lock()? {
+        return Ok(None);
+    }
+    let state = waiting(&dir)?;
+    if state.poststart.is_some() || state.listener.is_some() || !state.net_devices.is_empty() {
+        return Ok(None);
+    }
+    let channel = call(&dir)?;
+    channel.send(&ToInit::Start).step(|| format!("start container {}", dir.id()))?;
+    Ok(Some(Begun { _dir: dir, state, channel }))
+}
+
+impl Begun {
+    /// Whether the workload runs; blocks until it does.
+    ///
+    /// # Errors
+    /// It cannot be executed; the container is stopped.
+    pub fn finish(&self) -> Result<(), Error> {
+        let pid = self.state.init.as_ref().map_or(0, |init| init.pid);
+        await_workload(&self.channel, &self.state, Status::Created, pid, None)
+    }
 }
 
 /// Says go, and waits until the workload runs.

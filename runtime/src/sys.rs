@@ -232,8 +232,8 @@ pub fn close_range(first: u32, what: CloseRange) -> Result<(), Errno> {
 /// # Errors
 /// Those of close_range(2).
 pub fn close_between(first: u32, last: u32) -> Result<(), Errno> {
-    // SAFETY: touches no memory. The only caller is init, which ends in execve(2) or _exit(2): the
-    // objects that own these descriptors are never dropped (see there).
+    // SAFETY: touches no memory. The callers are init and the shim's jobs, which end in execve(2)
+    // or _exit(2): the objects that own these descriptors are never dropped (see there).
     result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
@@ -548,6 +548,12 @@ pub fn block_signals() {
 pub fn watch_children() {
     // SAFETY: SIG_DFL needs no handler.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Ignores SIGCHLD: children that end are not kept for anybody to wait for (wait(2), NOTES).
+pub fn forget_children() {
+    // SAFETY: SIG_IGN needs no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Unblocks every signal and gives each its default action: a container does not inherit what the

@@ -17,6 +17,19 @@ pub const VARIANT: &str = "module.wasm.image/variant";
 /// `true` says that the native code in the module's own AOT section may be run.
 pub const TRUSTED_AOT: &str = "module.wasm.image/trusted-aot";
 
+/// How the container's module is run: [`MODES`].
+pub const MODE: &str = "module.wasm.image/mode";
+/// What begins the names of the settings of [`HTTP`].
+pub const HTTP_SETTING: &str = "module.wasm.image/http.";
+/// The mode in which the container is a server, whose module answers each request.
+pub const HTTP: &str = "http";
+
+/// The values of [`MODE`] that kiln knows.
+pub const MODES: [&str; 2] = ["command", HTTP];
+
+/// All of kiln's own, for `features`: whoever may set them chooses what runs the container.
+pub const ALL: [&str; 4] = [HANDLER, MODE, TRUSTED_AOT, VARIANT];
+
 /// The values of [`HANDLER`] that kiln knows.
 pub const HANDLERS: [&str; 3] = ["wasm", "wasmedge", "wasm-smart"];
 /// The values of [`VARIANT`] that kiln knows.
@@ -36,6 +49,29 @@ pub fn trusted_aot(spec: &Spec) -> Result<bool, Error> {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
         Some(other) => Err(Error::unknown_annotation(TRUSTED_AOT, other, &["true", "false"])),
+    }
+}
+
+/// The settings of a container that is to be a server: names without [`HTTP_SETTING`], and values. None
+/// for one that runs its module once.
+///
+/// # Errors
+/// [`Error::UnknownAnnotation`] if the mode is none that kiln knows.
+pub fn http(spec: &Spec) -> Result<Option<Vec<(&str, &str)>>, Error> {
+    match value(spec, MODE) {
+        None | Some("command") => Ok(None),
+        Some(HTTP) => {
+            let all = spec.annotations().iter().flatten();
+            let mut settings: Vec<_> = all
+                .filter_map(|(name, value)| {
+                    Some((name.strip_prefix(HTTP_SETTING)?, value.as_str()))
+                })
+                .collect();
+            // Which of two wrong ones is named is not left to chance.
+            settings.sort_unstable();
+            Ok(Some(settings))
+        }
+        Some(other) => Err(Error::unknown_annotation(MODE, other, &MODES)),
     }
 }
 
@@ -59,6 +95,27 @@ mod tests {
         assert_eq!(
             with(Some("yes")).unwrap_err().to_string(),
             "annotation module.wasm.image/trusted-aot: unknown value \"yes\" (known: true, false)"
+        );
+    }
+
+    #[test]
+    fn a_server_has_settings() {
+        let with = |pairs: &[(&str, &str)]| {
+            let mut spec = Spec::default();
+            let all = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            spec.set_annotations(Some(all.collect()));
+            http(&spec).map(|found| {
+                found.map(|found| found.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>())
+            })
+        };
+        let port = ("module.wasm.image/http.port", "80");
+        assert_eq!(with(&[port]).unwrap(), None, "no mode");
+        assert_eq!(with(&[(MODE, "command"), port]).unwrap(), None);
+        let max = ("module.wasm.image/http.max", "2");
+        assert_eq!(with(&[(MODE, "http"), port, max]).unwrap().unwrap(), ["max=2", "port=80"]);
+        assert_eq!(
+            with(&[(MODE, "ftp")]).unwrap_err().to_string(),
+            "annotation module.wasm.image/mode: unknown value \"ftp\" (known: command, http)"
         );
     }
 }

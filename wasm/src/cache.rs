@@ -230,7 +230,9 @@ impl Pending<'_> {
         let (cache, temporary) = (self.cache, self.path());
         let file = openat(&cache.dir, &self.name, READ, Mode::empty())
             .map_err(failed(&temporary, "open"))?;
-        rustix::fs::fchmod(&file, Mode::from(0o600)).map_err(failed(&temporary, "fchmod"))?;
+        // To be opened by the path of a descriptor that was handed over, too: by whatever user a container
+        // has, which the directory (mode 0700) keeps out otherwise.
+        rustix::fs::fchmod(&file, Mode::from(0o444)).map_err(failed(&temporary, "fchmod"))?;
         let size_bytes = check(&file, FileType::RegularFile, &temporary)?;
         if size_bytes == 0 {
             return Err(unsafe_cache(&temporary, "empty"));
@@ -307,11 +309,7 @@ fn from_environment() -> Result<(PathBuf, u64), Error> {
 
 fn base_dir(value: Option<OsString>) -> Result<PathBuf, Error> {
     match value {
-        None => Ok(own_base(
-            rustix::process::geteuid().is_root(),
-            env::var_os("XDG_CACHE_HOME"),
-            env::var_os("HOME"),
-        )),
+        None => Ok(own_base(is_root(), env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"))),
         Some(dir) if Path::new(&dir).is_absolute() => Ok(PathBuf::from(dir)),
         Some(dir) => Err(Error::Variable {
             name: DIR_VARIABLE,
@@ -319,6 +317,19 @@ fn base_dir(value: Option<OsString>) -> Result<PathBuf, Error> {
             why: "not an absolute path",
         }),
     }
+}
+
+/// PROC_USER_INIT_INO, include/linux/proc_ns.h: the initial user namespace's number.
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// Whether we are root of the machine. Root of a user's namespace, as Podman without root calls
+/// us, is that user.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let initial = |namespace: std::fs::Metadata| namespace.ino() == INITIAL_USER_NAMESPACE;
+    // A kernel without user namespaces has no such file.
+    rustix::process::geteuid().is_root()
+        && std::fs::metadata("/proc/self/ns/user").map_or(true, initial)
 }
 
 /// Root's directory, or a user's: XDG Base Directory Specification, where a value that is not

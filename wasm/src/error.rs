@@ -18,19 +18,41 @@ pub enum Error {
         /// The known values, separated by commas.
         known: String,
     },
+    /// The engine is not installed.
+    #[error(
+        "this container needs WasmEdge, which was not found: looked for kiln-wasmedge in {} \
+         (hint: scripts/setup and scripts/build make the folder kiln-engine; copy it beside kiln \
+         or to {install})",
+        list(looked)
+    )]
+    NoEngine {
+        /// Every folder that was tried.
+        looked: Vec<PathBuf>,
+        /// Where it is to be installed.
+        install: &'static str,
+    },
     /// The spec names nothing to run.
     #[error("process.args: names no entrypoint")]
     NoEntrypoint,
-    /// The entrypoint is nowhere in the container.
-    #[error("entrypoint {entrypoint:?}: not found in the container (looked for {})", list(looked))]
+    /// The entrypoint is nowhere in the container: in the words for any other program, by which
+    /// Podman and Docker choose 127 as the exit status.
+    #[error(
+        "entrypoint {entrypoint:?}: {} (looked for {})",
+        if entrypoint.contains('/') {
+            "no such file or directory"
+        } else {
+            "executable file not found in $PATH"
+        },
+        list(looked)
+    )]
     NotFound {
         /// `process.args[0]`.
         entrypoint: String,
         /// Every path that was tried, absolute inside the container.
         looked: Vec<PathBuf>,
     },
-    /// The entrypoint is a directory, a device, a fifo or a socket.
-    #[error("entrypoint {}: is a {kind}, not a regular file", path.display())]
+    /// The entrypoint is a directory, a device, a fifo or a socket; likewise, 126.
+    #[error("entrypoint {}: permission denied: a {kind}, not a regular file", path.display())]
     NotRegular {
         /// Its path inside the container.
         path: PathBuf,
@@ -136,9 +158,9 @@ pub enum BadModule {
     /// The module imports what nothing provides.
     #[error("imports {0}, which nothing provides")]
     UnknownImports(String),
-    /// The module has no entry point for a command.
-    #[error("exports no function _start, so it is a library and not a program")]
-    NoStart,
+    /// The module has no entry point.
+    #[error("exports no function {0}, so it is a library and not a program")]
+    NoFunction(String),
 }
 
 impl Error {

@@ -6,6 +6,37 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Digest([u8; 32]);
 
+impl From<[u8; 32]> for Digest {
+    /// A digest that somebody else has computed.
+    fn from(bytes: [u8; 32]) -> Self {
+        Digest(bytes)
+    }
+}
+
+impl Digest {
+    /// The digest that is displayed as `text`, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+        let mut bytes = [0; 32];
+        if pairs.len() != bytes.len() {
+            return None;
+        }
+        for (byte, &[high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = digit(high)? << 4 | digit(low)?;
+        }
+        Some(Digest(bytes))
+    }
+}
+
+/// Upper-case digits are none: a digest is spelled in one way, as its file in the cache is.
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -122,6 +153,15 @@ mod tests {
         let lock = name.replace(".aot", ".lock");
         for other in ["", ".aot", "a-b-c.aot", &lock, &name[1..]] {
             assert_eq!(parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_read_as_it_is_displayed() {
+        let text = format!("{}0f", "a9".repeat(31));
+        assert_eq!(Digest::parse(&text).unwrap().to_string(), text);
+        for other in ["", &text[1..], &text[2..], &text.to_uppercase(), &text.replace('a', "é")] {
+            assert_eq!(Digest::parse(other), None, "{other}");
         }
     }
 

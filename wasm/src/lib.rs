@@ -9,6 +9,8 @@ pub mod annotations;
 pub mod cache;
 pub mod detect;
 mod error;
+pub mod folder;
+pub mod header;
 pub mod key;
 pub mod locate;
 #[cfg(feature = "engine")]

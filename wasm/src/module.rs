@@ -18,20 +18,22 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef};
 use crate::Error;
 use crate::detect::{MAGIC, has_suffix};
 use crate::error::BadModule;
+use crate::header::{self, HEADER_LEN, what_it_is};
 use crate::key::Digest;
 use crate::locate::Entrypoint;
 
-/// The largest module that is read, in bytes. The largest that are known (language runtimes
-/// with their libraries) have a tenth of it.
-pub const MAX_BYTES: u64 = 256 << 20;
+pub use crate::header::MAX_BYTES;
+
 /// The largest module in the text format, in bytes; parsing takes many times its size.
 pub const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// The custom section in which WasmEdge keeps the native code of a module, see `wasmedgec`.
 const AOT_SECTION: &str = "wasmedge";
 /// The function that a WASI command exports as its entry point.
-const START: &str = "_start";
-const HEADER_LEN: usize = 8;
+pub const START: &str = "_start";
+/// The function that a WASI reactor, a module that is called again and again, may export, to be
+/// called first.
+pub const INITIALIZE: &str = "_initialize";
 
 /// A core module, ready for the engine.
 #[derive(Debug)]
@@ -39,8 +41,11 @@ pub struct Module {
     path: PathBuf,
     bytes: Vec<u8>,
     imports: Vec<Import>,
-    has_start: bool,
+    /// The names of the functions that it exports.
+    functions: Vec<String>,
     native_code: NativeCode,
+    /// If it was known before, and the bytes are those that it is of.
+    digest: Option<Digest>,
 }
 
 /// What became of the native code in a module's own AOT section.
@@ -103,16 +108,30 @@ impl Module {
     /// - [`Error::Module`]: it is empty, truncated, too large, not wasm, a component, of another
     ///   version, or its sections, imports or exports are malformed.
     pub fn read(entrypoint: Entrypoint, trust_aot: bool) -> Result<Self, Error> {
+        Module::read_known(entrypoint, None, trust_aot)
+    }
+
+    /// As [`Module::read`], of a file whose digest somebody has verified already. It is not
+    /// computed again unless the module is not what is in the file: text, or without the native
+    /// code that is there.
+    ///
+    /// # Errors
+    /// As for [`Module::read`].
+    pub fn read_known(
+        entrypoint: Entrypoint,
+        digest: Option<Digest>,
+        trust_aot: bool,
+    ) -> Result<Self, Error> {
         let Entrypoint { file, path } = entrypoint;
         let is_text = has_suffix(&path.to_string_lossy(), ".wat");
         let bytes = read_bounded(&File::from(file), &path, MAX_BYTES)?;
         let at = |why| Error::module(&path, why);
-        let bytes = if is_text && !bytes.starts_with(&MAGIC) && !bytes.is_empty() {
-            from_text(&bytes).map_err(at)?
-        } else {
-            bytes
-        };
-        Module::from_bytes(&path, bytes, trust_aot)
+        if is_text && !bytes.starts_with(&MAGIC) && !bytes.is_empty() {
+            return Module::from_bytes(&path, from_text(&bytes).map_err(at)?, trust_aot);
+        }
+        let module = Module::from_bytes(&path, bytes, trust_aot)?;
+        let digest = digest.filter(|_| module.native_code != NativeCode::Removed);
+        Ok(Module { digest, ..module })
     }
 
     /// As [`Module::read`], of a binary that is in memory; `path` is for messages.
@@ -121,7 +140,7 @@ impl Module {
     /// As for [`Module::read`], but for [`Error::Entrypoint`].
     pub fn from_bytes(path: &Path, mut bytes: Vec<u8>, trust_aot: bool) -> Result<Self, Error> {
         let at = |why| Error::module(path, why);
-        check_header(&bytes).map_err(at)?;
+        header::check(&bytes).map_err(at)?;
         let outline = outline(&bytes).map_err(at)?;
         let native_code = match (outline.native_code.is_empty(), trust_aot) {
             (true, _) => NativeCode::None,
@@ -138,8 +157,9 @@ impl Module {
             path: path.to_owned(),
             bytes,
             imports: outline.imports,
-            has_start: outline.has_start,
+            functions: outline.functions,
             native_code,
+            digest: None,
         })
     }
 
@@ -153,9 +173,9 @@ impl Module {
         &self.bytes
     }
 
-    /// The digest of [`Module::bytes`]. Computed anew by each call.
+    /// The digest of [`Module::bytes`]. Computed anew by each call unless it was known before.
     pub fn digest(&self) -> Digest {
-        Digest::of(&self.bytes)
+        self.digest.unwrap_or_else(|| Digest::of(&self.bytes))
     }
 
     /// What it needs from outside, in its own order.
@@ -168,15 +188,21 @@ impl Module {
         self.native_code
     }
 
-    /// Checks that it is a WASI command: a program, not a library.
+    /// Whether it exports a function of this name.
+    pub fn exports(&self, function: &str) -> bool {
+        self.functions.iter().any(|name| name == function)
+    }
+
+    /// Checks that it exports a function, such as [`START`], without which it is a library and no
+    /// program.
     ///
     /// # Errors
-    /// [`Error::Module`]: it exports no function `_start`.
-    pub fn check_start(&self) -> Result<(), Error> {
-        if self.has_start {
+    /// [`Error::Module`]: it does not.
+    pub fn check_exports(&self, function: &str) -> Result<(), Error> {
+        if self.exports(function) {
             return Ok(());
         }
-        Err(Error::module(&self.path, BadModule::NoStart))
+        Err(Error::module(&self.path, BadModule::NoFunction(function.to_owned())))
     }
 
     /// Checks that each of its imports is provided.
@@ -200,7 +226,7 @@ impl Module {
 #[derive(Default)]
 struct Outline {
     imports: Vec<Import>,
-    has_start: bool,
+    functions: Vec<String>,
     /// The sections with native code, from their identifier to their end.
     native_code: Vec<Range<usize>>,
 }
@@ -227,7 +253,9 @@ fn outline(bytes: &[u8]) -> Result<Outline, BadModule> {
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export?;
-                    outline.has_start |= export.name == START && export.kind == ExternalKind::Func;
+                    if export.kind == ExternalKind::Func {
+                        outline.functions.push(export.name.to_owned());
+                    }
                 }
             }
             Payload::UnknownSection { id, range, .. } => {
@@ -262,47 +290,6 @@ impl From<wasmparser::BinaryReaderError> for BadModule {
     fn from(error: wasmparser::BinaryReaderError) -> Self {
         BadModule::Malformed { offset: error.offset(), message: error.message().to_owned() }
     }
-}
-
-/// The header is the magic, the version in two bytes and the layer in two (0 for a core module,
-/// 1 for a component): component-model, design/mvp/Binary.md#component-definitions.
-fn check_header(bytes: &[u8]) -> Result<(), BadModule> {
-    if bytes.is_empty() {
-        return Err(BadModule::Empty);
-    }
-    let common = bytes.len().min(MAGIC.len());
-    if bytes[..common] != MAGIC[..common] {
-        return Err(BadModule::NotWasm(what_it_is(bytes)));
-    }
-    let Some(&[_, _, _, _, version_low, version_high, layer_low, layer_high]) =
-        bytes.first_chunk::<HEADER_LEN>()
-    else {
-        return Err(BadModule::Truncated(bytes.len()));
-    };
-    let version = u16::from_le_bytes([version_low, version_high]);
-    match (version, u16::from_le_bytes([layer_low, layer_high])) {
-        (1, 0) => Ok(()),
-        (_, 1) => Err(BadModule::Component),
-        (version, layer) => {
-            let word = u32::from(layer) << 16 | u32::from(version);
-            Err(BadModule::Version(word))
-        }
-    }
-}
-
-fn what_it_is(bytes: &[u8]) -> String {
-    if bytes.starts_with(b"\x7fELF") {
-        return "an ELF file (a Linux program or library)".to_owned();
-    }
-    if bytes.starts_with(b"#!") {
-        return "a script".to_owned();
-    }
-    let text = bytes.trim_ascii_start();
-    if text.starts_with(b"(") || text.starts_with(b";;") {
-        return "text (the text format is recognized by the suffix .wat)".to_owned();
-    }
-    let start: Vec<String> = bytes.iter().take(4).map(|b| format!("{b:02x}")).collect();
-    format!("a file that begins with the bytes {}", start.join(" "))
 }
 
 fn from_text(bytes: &[u8]) -> Result<Vec<u8>, BadModule> {

@@ -188,6 +188,7 @@ fn launch(exec: &mut Exec) -> Result<i32, Error> {
         process: &mut exec.process,
         seccomp: exec.seccomp.as_ref(),
         mounts: exec.mounts.iter().map(std::path::PathBuf::as_path).collect(),
+        is_init: false,
         channel: &exec.channel,
         engine: exec.engine.take(),
         preserve_fds: exec.preserve_fds,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::{Linux, Process as SpecProcess, Spec};
 use rustix::io::Errno;
 
-use crate::error::{Error, Failure, Step};
+use crate::error::{Error, Step};
 use crate::mounts::open_dir;
 use crate::namespaces::{self, Membership};
 use crate::process::Process;
@@ -37,11 +37,11 @@ impl Target {
         let Some(init) = state.init.clone() else {
             return Err(match dir.is_locked() {
                 true => refused(Status::Creating),
-                false => stopped(),
+                false => Error::ExecStopped,
             });
         };
         let Some((pidfd, is_program)) = init.open()? else {
-            return Err(stopped());
+            return Err(Error::ExecStopped);
         };
         // Until `create` or `run` is through, init is somewhere between the host and the container.
         if !is_program && is_held(&dir) {
@@ -52,6 +52,11 @@ impl Target {
             return Err(Error::ExecPaused);
         }
         Ok(Self { state, config, init, pidfd })
+    }
+
+    /// The container's init.
+    pub(crate) fn init(&self) -> &Process {
+        &self.init
     }
 
     /// The config as it was when the container was created.
@@ -85,7 +90,7 @@ impl Target {
     /// Whether what was just found by init's pid was init's: it is, if init still lives.
     pub(super) fn check(&self) -> Result<(), Error> {
         match sys::pidfd_send_signal(self.pidfd.as_fd(), 0) {
-            Err(Errno::SRCH) => Err(stopped()),
+            Err(Errno::SRCH) => Err(Error::ExecStopped),
             sent => sent.step(|| "look at the container's init".to_owned()),
         }
     }
@@ -114,9 +119,4 @@ fn is_held(dir: &ContainerDir) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     false
-}
-
-/// runc's words, and those that callers look for.
-fn stopped() -> Error {
-    Failure::because("cannot exec in a stopped container", "container not running").into()
 }

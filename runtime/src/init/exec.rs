@@ -15,7 +15,7 @@ use crate::error::{Error, Failure, Step};
 use crate::plan::ProcessPlan;
 use crate::rooted::Rooted;
 use crate::seccomp::Filter;
-use crate::sys::{self, CloseRange};
+use crate::sys;
 
 /// Makes the working directory where the image has none, as runc and crun do.
 pub fn make_cwd(process: &ProcessPlan, root: &Rooted<'_>) -> Result<(), Error> {
@@ -166,13 +166,16 @@ pub fn run_engine(engine: Box<dyn Engine>, launch: &Launch<'_>) -> Result<i32, E
         env: &process.env,
         cwd: &process.cwd,
         mounts: launch.mounts.clone(),
+        is_init: launch.is_init,
     };
-    launch.channel.send(&ToRuntime::Started).step(|| "tell the runtime".to_owned())?;
-    // Nobody uses or drops the objects that own them any more: init ends when the guest does.
+    // Nobody uses or drops the objects that own its descriptors any more: init ends when the guest
+    // does.
     let engine = Box::leak(engine);
+    engine.open(&workload).map_err(|source| Error::Engine { engine: name, source })?;
+    launch.channel.send(&ToRuntime::Started).step(|| "tell the runtime".to_owned())?;
     let close = || {
-        sys::close_range(3_u32.saturating_add(launch.preserve_fds), CloseRange::Close)
-            .step(|| "close descriptors".to_owned())
+        let keep: Vec<_> = engine.descriptors().into_iter().map(Some).collect();
+        close_descriptors(launch.preserve_fds, &keep)
     };
     let confine = || credentials::confine(process, launch.seccomp, launch.channel);
     // The listener goes over the channel, which is one of them.

@@ -22,6 +22,8 @@ pub struct Launch<'a> {
     pub seccomp: Option<&'a Filter>,
     /// The destinations of the spec's mounts, for the engine.
     pub mounts: Vec<&'a Path>,
+    /// Whether it is the container's init.
+    pub is_init: bool,
     /// To the runtime, which learns from it how the launch went.
     pub channel: &'a Channel,
     /// Runs the program instead of execve(2).
@@ -45,8 +47,11 @@ impl Launch<'_> {
     /// # Errors
     /// The first step that failed.
     pub fn run(mut self) -> Result<i32, Error> {
-        let keep = [Some(self.channel.as_fd()), self.proc.map(AsFd::as_fd)];
+        let engine = self.engine.iter().flat_map(|engine| engine.descriptors());
+        let mut keep: Vec<_> = engine.chain([self.channel.as_fd()]).map(Some).collect();
+        keep.push(self.proc.map(AsFd::as_fd));
         exec::close_descriptors(self.preserve_fds, &keep)?;
+        keep.pop();
         let process = &mut *self.process;
         let entered = exec::enter_cwd(process);
         set_home(process);
@@ -75,7 +80,7 @@ impl Launch<'_> {
             process.labels.apply(When::Now, self.proc)?;
         }
         if self.proc.is_some() {
-            exec::close_descriptors(self.preserve_fds, &[Some(self.channel.as_fd())])?;
+            exec::close_descriptors(self.preserve_fds, &keep)?;
         }
         match self.engine.take() {
             None => exec::execute(process, self.seccomp, self.channel),

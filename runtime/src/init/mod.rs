@@ -175,7 +175,9 @@ fn ready(init: &mut Init) -> Result<(), Error> {
         let output = if hooks { init.plan.hook_output.files() } else { [None; 2] };
         let others = [init.listener.as_ref(), init.proc.as_ref()];
         let others = others.into_iter().map(|fd| fd.map(AsFd::as_fd));
-        let keep: Vec<_> = others.chain(output).chain([Some(init.channel.as_fd())]).collect();
+        let engine = init.engine.iter().flat_map(|engine| engine.descriptors()).map(Some);
+        let channel = [Some(init.channel.as_fd())];
+        let keep: Vec<_> = others.chain(output).chain(engine).chain(channel).collect();
         exec::close_descriptors(init.preserve_fds, &keep)?;
     }
     if init.listener.is_some() && !hooks {
@@ -229,6 +231,7 @@ fn start(init: &mut Init) -> Result<i32, Error> {
     }
     let launch = Launch {
         mounts: plan.mounts.iter().map(|mount| mount.destination.as_path()).collect(),
+        is_init: true,
         process: &mut plan.process,
         seccomp: plan.seccomp.as_ref(),
         channel: &init.channel,

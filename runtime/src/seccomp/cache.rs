@@ -21,6 +21,8 @@ use rustix::io::Errno;
 use super::MAX_INSTRUCTIONS;
 use super::compile::{INSTRUCTION, decode};
 use super::key::{CHECKSUM, Key};
+use crate::error::errno_text;
+use crate::privilege::Privilege;
 
 /// What an entry begins with; the digit is the version of its layout.
 const MAGIC: &[u8; 8] = b"kilnbpf1";
@@ -83,6 +85,7 @@ impl Cache {
                 None
             }
             Err(error) => {
+                let error = errno_text(error.raw_os_error());
                 log::warn!("seccomp cache not used: open {}: {error}", path.display());
                 None
             }
@@ -191,10 +194,11 @@ impl Cache {
     }
 }
 
-/// XDG Base Directory Specification; a value that is not absolute counts as none.
+/// XDG Base Directory Specification; a value that is not absolute counts as none. Root of a user's
+/// namespace, as Podman without root calls us, is that user.
 fn own_base() -> PathBuf {
     let roots = PathBuf::from("/var/cache/kiln");
-    if rustix::process::geteuid().is_root() {
+    if Privilege::of_caller().is_root() {
         return roots;
     }
     let variable = |name| std::env::var_os(name).map(PathBuf::from);

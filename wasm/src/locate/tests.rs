@@ -121,12 +121,12 @@ fn bare_names_are_searched() {
     assert_eq!(Tree::new(&["tool"]).env(&["PATH=bin"]).cwd("/opt").text(), "tool");
     assert_eq!(
         Tree::new(&["tool"]).env(&[]).text(),
-        "entrypoint \"tool\": not found in the container \
+        "entrypoint \"tool\": executable file not found in $PATH \
          (looked for /bin/tool, /usr/bin/tool, /tool)"
     );
     // A directory on the way is passed over, as execvp(3) does.
     assert_eq!(Tree::new(&["bin"]).env(&["PATH=/opt"]).text(), {
-        "entrypoint /opt/bin: is a directory, not a regular file"
+        "entrypoint /opt/bin: permission denied: a directory, not a regular file"
     });
     let tree = Tree::new(&["app"]).env(&["PATH=/opt:/"]);
     fs::create_dir(tree.dir.path().join("rootfs/opt/app")).unwrap();
@@ -148,11 +148,11 @@ fn links_stay_inside() {
     let tree = Tree::new(&["/link"]);
     let target = secret(&tree);
     let text = tree.link(&target, "link").text();
-    assert!(text.contains("not found"), "{text}");
+    assert!(text.contains("looked for"), "{text}");
     let text = Tree::new(&["/link"]).link("../../secret", "link").text();
-    assert!(text.contains("not found"), "{text}");
+    assert!(text.contains("looked for"), "{text}");
     let text = Tree::new(&["/etc/up/secret"]).link("../..", "etc/up").text();
-    assert!(text.contains("not found"), "{text}");
+    assert!(text.contains("looked for"), "{text}");
     // The same links with something there inside.
     assert_eq!(Tree::new(&["/link"]).link("/app", "link").text(), "inside");
     assert_eq!(Tree::new(&["/link"]).link("../../../app", "link").text(), "inside");
@@ -170,7 +170,7 @@ fn loops_end() {
 fn procfs_links_are_not_followed() {
     let exe = |tree: Tree| tree.link("/proc/self/exe", "exe");
     let text = exe(Tree::new(&["/exe"])).text();
-    assert!(text.contains("not found"), "{text}");
+    assert!(text.contains("looked for"), "{text}");
     let proc = mount("proc", "/proc", "proc", &[]);
     assert_eq!(exe(Tree::new(&["/exe"])).mount(proc).text(), "deferred");
     // The host's procfs in the container, as a privileged pod may have it.
@@ -186,22 +186,25 @@ fn only_regular_files() {
     let fifo = Tree::new(&["/fifo"]);
     let path = fifo.dir.path().join("rootfs/fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, 0o644.into(), 0).unwrap();
-    assert_eq!(fifo.text(), "entrypoint /fifo: is a fifo, not a regular file");
+    assert_eq!(fifo.text(), "entrypoint /fifo: permission denied: a fifo, not a regular file");
     assert_eq!(
         Tree::new(&["/null"]).mount(mount("/dev/null", "/null", "none", &["bind"])).text(),
-        "entrypoint /null: is a character device, not a regular file"
+        "entrypoint /null: permission denied: a character device, not a regular file"
     );
-    assert_eq!(Tree::new(&["/etc"]).text(), "entrypoint /etc: is a directory, not a regular file");
-    assert!(Tree::new(&["/app/x"]).text().contains("not found"));
-    assert!(Tree::new(&["/app/../app"]).text().contains("not found"));
+    assert_eq!(
+        Tree::new(&["/etc"]).text(),
+        "entrypoint /etc: permission denied: a directory, not a regular file"
+    );
+    assert!(Tree::new(&["/app/x"]).text().contains("looked for"));
+    assert!(Tree::new(&["/app/../app"]).text().contains("looked for"));
 }
 
 #[test]
 fn bind_mounts_cover_the_rootfs() {
     assert_eq!(Tree::new(&["/mnt/lib/mod"]).bind("src", "/mnt").text(), "mounted");
     assert_eq!(Tree::new(&["/app"]).bind("src/single", "/app").text(), "single");
-    assert!(Tree::new(&["/opt/bin/tool"]).bind("src", "/opt").text().contains("not found"));
-    assert!(Tree::new(&["/app/x"]).bind("src/single", "/app").text().contains("not found"));
+    assert!(Tree::new(&["/opt/bin/tool"]).bind("src", "/opt").text().contains("looked for"));
+    assert!(Tree::new(&["/app/x"]).bind("src/single", "/app").text().contains("looked for"));
     assert_eq!(Tree::new(&["/mod"]).bind("src/lib", "/").text(), "mounted");
     // The option alone or the type alone makes a bind mount.
     for (typ, options) in [("bind", &[][..]), ("", &["bind"]), ("none", &["rbind"])] {
@@ -227,7 +230,7 @@ fn links_lead_into_mounts_and_out_of_them() {
     for target in ["/secret", "../secret"] {
         let tree = Tree::new(&["/mnt/out"]).bind("src", "/mnt");
         symlink(target, tree.dir.path().join("src/out")).unwrap();
-        assert!(tree.text().contains("not found"), "{target}");
+        assert!(tree.text().contains("looked for"), "{target}");
     }
     // A destination behind a link: /run is what /var/run leads to.
     let tree = Tree::new(&["/run/x/mod"]).bind("src/lib", "/var/run/x");
@@ -240,7 +243,7 @@ fn other_mounts_defer() {
     assert_eq!(Tree::new(&["/tmp/mod"]).tmpfs("/tmp").text(), "deferred");
     assert_eq!(Tree::new(&["/opt/bin/tool"]).tmpfs("/opt").text(), "deferred");
     assert_eq!(Tree::new(&["/app"]).tmpfs("/opt").text(), "inside");
-    assert!(Tree::new(&["/opt2"]).tmpfs("/opt").text().contains("not found"));
+    assert!(Tree::new(&["/opt2"]).tmpfs("/opt").text().contains("looked for"));
     // Along PATH: what a tmpfs hides may come first.
     assert_eq!(Tree::new(&["tool"]).tmpfs("/usr").text(), "deferred");
     let relative = mount("src", "/mnt", "bind", &[]);

@@ -23,12 +23,16 @@ fn error(bytes: &[u8]) -> String {
 
 /// Reads a file of that name and content as an entrypoint.
 fn read(name: &str, content: &[u8]) -> Result<Module, Error> {
+    read_known(name, content, None)
+}
+
+fn read_known(name: &str, content: &[u8], digest: Option<Digest>) -> Result<Module, Error> {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(name);
     fs::write(&path, content).unwrap();
     let file = fs::File::open(path).unwrap().into();
     let path = Path::new("/").join(name);
-    Module::read(Entrypoint { file, path }, false)
+    Module::read_known(Entrypoint { file, path }, digest, false)
 }
 
 fn custom(name: &str, data: &[u8]) -> Vec<u8> {
@@ -44,6 +48,16 @@ fn a_module_is_taken_as_it_is() {
     assert_eq!(module.digest(), Digest::of(HEADER));
     let kept = [HEADER, &custom("name", b"\0\0"), &custom("wasmedge2", b"x")].concat();
     assert_eq!(parse(&kept, false).unwrap().bytes(), kept);
+}
+
+#[test]
+fn a_digest_that_is_known_is_that_of_the_file_alone() {
+    let known = Digest::from([7; 32]);
+    let digest = |name, content: &[u8]| read_known(name, content, Some(known)).unwrap().digest();
+    assert_eq!(digest("m", HEADER), known);
+    assert_eq!(digest("m.wat", b"(module)"), Digest::of(HEADER));
+    let native = [HEADER, &custom("wasmedge", b"code")].concat();
+    assert_eq!(digest("m", &native), Digest::of(HEADER));
 }
 
 #[test]
@@ -105,7 +119,7 @@ fn native_code_is_removed_wherever_it_is() {
     let module = parse(&with, false).unwrap();
     assert_eq!(module.native_code(), NativeCode::Removed);
     assert_eq!(module.bytes(), [&inner[..], &keep].concat());
-    module.check_start().unwrap();
+    module.check_exports(START).unwrap();
     let trusted = parse(&with, true).unwrap();
     assert_eq!(trusted.native_code(), NativeCode::Trusted);
     assert_eq!(trusted.bytes(), with);
@@ -146,14 +160,14 @@ fn imports_are_listed_and_checked() {
 
 #[test]
 fn programs_have_an_entry_point() {
-    text("(module (func (export \"_start\")))").check_start().unwrap();
+    text("(module (func (export \"_start\")))").check_exports(START).unwrap();
     for library in [
         "(module)",
         "(module (func (export \"start\")))",
         "(module (memory (export \"_start\") 1))",
     ] {
         assert_eq!(
-            text(library).check_start().unwrap_err().to_string(),
+            text(library).check_exports(START).unwrap_err().to_string(),
             "module /m: exports no function _start, so it is a library and not a program"
         );
     }
@@ -164,7 +178,7 @@ fn text_is_converted_by_its_name() {
     let source = b"(module (func (export \"_start\")))";
     let module = read("a.wat", source).unwrap();
     assert!(module.bytes().starts_with(HEADER));
-    module.check_start().unwrap();
+    module.check_exports(START).unwrap();
     assert_eq!(module.path(), Path::new("/a.wat"));
     read("b.WAT", source).unwrap();
     read("binary.wat", HEADER).unwrap();

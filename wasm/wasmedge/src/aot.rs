@@ -11,12 +11,12 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln_wasm::cache::Cache;
+use kiln_wasm::folder::{Folder, Libraries};
 use kiln_wasm::key::{self, Key};
 use kiln_wasm::module::Module;
 use rustix::fs::MemfdFlags;
 
-use crate::folder::Folder;
-use crate::sys;
+use crate::{compile, sys};
 
 /// How long a module is left alone after an attempt to compile it.
 const PAUSE: Duration = Duration::from_secs(3600);
@@ -122,11 +122,46 @@ pub fn compiled_before(module: &Module) -> Option<OwnedFd> {
     }
 }
 
+/// As [`compiled`], for whoever runs the module for long: where there is nothing yet, returns a socket on
+/// which the compiled code comes, as a descriptor with one byte, or which is closed without.
+pub fn compiled_or_promised(
+    module: &Module,
+    folder: Option<&Folder>,
+) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    let found = Cache::open().and_then(|cache| state(&cache, &key(module)));
+    match (found, folder) {
+        (Ok(State::Compiled(file)), _) => (Some(file), None),
+        (Ok(State::Missing | State::Tried), Some(folder)) => {
+            let promise = promise(module, folder);
+            let path = module.path().display();
+            (None, promise.inspect_err(|error| log::warn!("compile {path}: {error}")).ok())
+        }
+        (Ok(_), None) => (None, None),
+        (Err(error), _) => {
+            log::info!("no compiled modules: {error}");
+            (None, None)
+        }
+    }
+}
+
+fn promise(module: &Module, folder: &Folder) -> std::io::Result<OwnedFd> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let compiler =
+        folder.command(Libraries::Compile, [compile::COMMAND.into(), compile::TELL.into()]);
+    sys::process::spawn_detached(&compiler, input(module)?, Some(theirs.into()))?;
+    Ok(ours.into())
+}
+
 /// The compiler gets the bytes that were checked, not the file: the container may change that.
 fn compile_in_background(module: &Module, folder: &Folder) -> std::io::Result<()> {
+    let compiler = folder.command(Libraries::Compile, [compile::COMMAND.into()]);
+    sys::process::spawn_detached(&compiler, input(module)?, None)
+}
+
+fn input(module: &Module) -> std::io::Result<OwnedFd> {
     let mut input = File::from(rustix::fs::memfd_create("module", MemfdFlags::CLOEXEC)?);
     input.write_all(module.bytes())?;
-    sys::process::spawn_detached(&folder.compiler(), input.into())
+    Ok(input.into())
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 //!
 //! Without arguments it takes a module from its standard input, which is how kiln starts it in
 //! the background: it says nothing, and leaves at once if another process compiles the same.
-//! With arguments, which name files, it waits for such a process and reports on each file.
+//! Told to `--tell`, it waits for such a process, and in the end sends what is in the cache then to
+//! the socket that is its standard output, as a descriptor: to a server of functions, which cannot
+//! see the cache.
+//!
+//! With other arguments, which name files, it waits as well and reports on each file.
 
 use std::ffi::{CString, OsString};
 use std::io::Read;
@@ -15,15 +19,18 @@ use std::process::ExitCode;
 use kiln_wasm::cache::{Cache, KeyLock};
 use kiln_wasm::key::Key;
 use kiln_wasm::locate::Entrypoint;
-use kiln_wasm::module::Module;
+use kiln_wasm::module::{INITIALIZE, Module, START};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::aot::{self, State};
-use crate::load;
+use crate::load::{self, Entry};
 use crate::sys::{self, Wasi};
 
 /// The name of the command. Not one of kiln's: `kiln aot` is what users type.
 pub const COMMAND: &str = "aot-compile";
+
+/// See above.
+pub const TELL: &str = "--tell";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -31,8 +38,11 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 pub fn main(modules: impl Iterator<Item = OsString>) -> ExitCode {
     sys::log_errors(false);
     let mut modules = modules.map(PathBuf::from).peekable();
+    if modules.next_if(|argument| argument == Path::new(TELL)).is_some() {
+        return ExitCode::from(u8::from(in_background(true).is_err()));
+    }
     if modules.peek().is_none() {
-        return ExitCode::from(u8::from(in_background().is_err()));
+        return ExitCode::from(u8::from(in_background(false).is_err()));
     }
     let mut code = ExitCode::SUCCESS;
     for path in modules {
@@ -47,16 +57,20 @@ pub fn main(modules: impl Iterator<Item = OsString>) -> ExitCode {
     code
 }
 
-fn in_background() -> Outcome<()> {
+fn in_background(tell: bool) -> Outcome<()> {
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes)?;
     let module = Module::from_bytes(Path::new("stdin"), bytes, false)?;
     let cache = Cache::open()?;
     let key = aot::key(&module);
-    if let Some(lock) = cache.try_lock(&key)?
+    let lock = if tell { Some(cache.lock(&key)?) } else { cache.try_lock(&key)? };
+    if let Some(lock) = lock
         && matches!(aot::state(&cache, &key)?, State::Missing)
     {
         compile(&module, &cache, &key, &lock)?;
+    }
+    if tell && let State::Compiled(file) = aot::state(&cache, &key)? {
+        kiln_keeper::call::send(rustix::stdio::stdout(), b"c", &[file.as_fd()])?;
     }
     Ok(())
 }
@@ -84,7 +98,11 @@ fn number(file: &impl AsFd) -> i32 {
 
 /// Compiles what a container could run, and nothing else.
 fn compile(module: &Module, cache: &Cache, key: &Key, _lock: &KeyLock<'_>) -> Outcome<PathBuf> {
-    load::check(module, &Wasi::default())?;
+    let entry = match module.exports(INITIALIZE) && !module.exports(START) {
+        true => Entry::Handler(INITIALIZE),
+        false => Entry::Start,
+    };
+    load::check(module, &Wasi::default(), entry)?;
     aot::note_attempt(cache, key)?;
     let pending = cache.begin(key)?;
     let output = CString::new(pending.path().as_os_str().as_bytes())?;
@@ -124,8 +142,10 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
-    use crate::load::Loaded;
+    use crate::load::{Loaded, Prepared};
     use crate::sys::Ending;
 
     /// Exits with the length of its first argument.
@@ -154,15 +174,42 @@ mod tests {
         let State::Compiled(file) = aot::state(&cache, &aot::key(&module)).unwrap() else {
             panic!("not in the cache");
         };
-        let mut loaded = Loaded::new(&module, Some(&file)).unwrap();
+        let prepared = Loaded::new(&module, Some(&file), Entry::Start).unwrap().into_prepared();
         assert!(load::native(&module, &file).is_some());
         for status in 0..=255 {
             let argument = CString::new(vec![b'x'; status]).unwrap();
+            let mut loaded = Loaded::again(Rc::clone(&prepared));
             loaded.wasi().provide(&[argument], &[], &[]);
             assert_eq!(loaded.run(), Ending::Exit(status as u32));
         }
         // Again, from the cache.
         compiled(&cache, EXIT).unwrap();
+    }
+
+    /// As in the warm parent: each is the module that it was made of, whatever was loaded before.
+    #[test]
+    fn one_process_keeps_several_modules_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::create_at(dir.path(), 1 << 30).unwrap();
+        let exit = |status: u32| {
+            format!(
+                r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                   (memory (export "memory") 1)
+                   (func (export "_start") (call $exit (i32.const {status}))))"#
+            )
+        };
+        let prepared = [3, 4, 5].map(|status| {
+            let module = compiled(&cache, &exit(status)).unwrap();
+            let State::Compiled(file) = aot::state(&cache, &aot::key(&module)).unwrap() else {
+                panic!("not in the cache");
+            };
+            (status, Rc::new(Prepared::compiled(&module, file, Entry::Start).unwrap().unwrap()))
+        });
+        for (status, prepared) in prepared {
+            let mut loaded = Loaded::again(prepared);
+            loaded.wasi().provide(&[], &[], &[]);
+            assert_eq!(loaded.run(), Ending::Exit(status));
+        }
     }
 
     #[test]

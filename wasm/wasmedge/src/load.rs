@@ -1,11 +1,12 @@
 //! From a checked module to one that WasmEdge can run: interpreted, or compiled before.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 
-use kiln_wasm::module::{ImportKind, Module, NativeCode};
+use kiln_wasm::module::{ImportKind, Module, NativeCode, START};
 use kiln_wasm::proposals::{self, Proposal};
 
-use crate::sys::{self, Config, Failure, Wasi};
+use crate::sys::{self, Config, Ending, Failure, Host, Instance, Wasi};
 
 /// Why a module was refused.
 #[derive(Debug, thiserror::Error)]
@@ -39,28 +40,53 @@ pub enum Error {
     },
 }
 
+/// A module that WasmEdge has parsed and validated, and the configuration that it did it with.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Config,
+    module: sys::Module,
+    /// The shared object that the module is, if others may be loaded into this process, too:
+    /// dlopen(3) takes one of the same name for the same, and its name is this descriptor's number.
+    _file: Option<OwnedFd>,
+}
+
 /// A module that can be run, and what it is run with.
 #[derive(Debug)]
 pub struct Loaded {
-    config: Config,
-    module: sys::Module,
+    prepared: Rc<Prepared>,
     wasi: Wasi,
+}
+
+/// What a module exports for whoever runs it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Entry<'a> {
+    /// A command: `_start`, which runs all of it.
+    Start,
+    /// A reactor: this function, again and again.
+    Handler(&'a str),
 }
 
 impl Loaded {
     /// Checks `module` and has WasmEdge parse and validate it, or takes it from `compiled`, a
     /// shared object that kiln made of it.
-    pub fn new(module: &Module, compiled: Option<&OwnedFd>) -> Result<Self, Error> {
+    pub fn new(
+        module: &Module,
+        compiled: Option<&OwnedFd>,
+        entry: Entry<'_>,
+    ) -> Result<Self, Error> {
         let wasi = Wasi::default();
-        check(module, &wasi)?;
-        let (config, loaded) = match compiled.and_then(|file| native(module, file)) {
+        check(module, &wasi, entry)?;
+        let prepared = match compiled.and_then(|file| native(module, file)) {
             Some(native) => native,
             None => parse(module)?,
         };
-        if let Some(import) = wasi.mismatch(&loaded) {
-            return Err(Error::ImportType { path: path(module), import });
-        }
-        Ok(Loaded { config, module: loaded, wasi })
+        prepared.matches(&wasi, module)?;
+        Ok(Loaded { prepared: Rc::new(prepared), wasi })
+    }
+
+    /// One that was prepared before, for whoever brings the same bytes.
+    pub fn again(prepared: Rc<Prepared>) -> Self {
+        Loaded { prepared, wasi: Wasi::default() }
     }
 
     /// What its guest will see.
@@ -69,14 +95,62 @@ impl Loaded {
     }
 
     /// Runs it to its end.
-    pub fn run(&self) -> sys::Ending {
-        sys::run(&self.config, &self.module, &self.wasi)
+    pub fn run(self) -> Ending {
+        match self.prepared.instantiate(self.prepared.host(self.wasi)) {
+            Ok(mut instance) => instance.call(START),
+            Err(ending) => ending,
+        }
+    }
+
+    /// The module alone.
+    pub fn into_prepared(self) -> Rc<Prepared> {
+        self.prepared
+    }
+}
+
+impl Prepared {
+    /// What an instance of it needs around it.
+    pub fn host(&self, wasi: Wasi) -> Host {
+        Host::new(&self.config, wasi)
+    }
+
+    /// An instance of it, which may have ended in its start section.
+    pub fn instantiate(&self, host: Host) -> Result<Instance, Ending> {
+        Instance::new(&self.module, host)
+    }
+
+    /// Bounds the memory of its instances, in bytes.
+    pub fn limit_memory(&mut self, bytes: u64) {
+        self.config.limit_memory(bytes);
+    }
+
+    /// As [`Loaded::new`], but only from what kiln has compiled of it; None if that is not usable.
+    pub fn compiled(
+        module: &Module,
+        compiled: OwnedFd,
+        entry: Entry<'_>,
+    ) -> Result<Option<Self>, Error> {
+        let wasi = Wasi::default();
+        check(module, &wasi, entry)?;
+        let Some(prepared) = native(module, &compiled) else { return Ok(None) };
+        prepared.matches(&wasi, module)?;
+        Ok(Some(Prepared { _file: Some(compiled), ..prepared }))
+    }
+
+    fn matches(&self, wasi: &Wasi, module: &Module) -> Result<(), Error> {
+        match wasi.mismatch(&self.module) {
+            Some(import) => Err(Error::ImportType { path: path(module), import }),
+            None => Ok(()),
+        }
     }
 }
 
 /// Refuses a library, and a module that imports what WASI does not have.
-pub fn check(module: &Module, wasi: &Wasi) -> Result<(), kiln_wasm::Error> {
-    module.check_start()?;
+pub fn check(module: &Module, wasi: &Wasi, entry: Entry<'_>) -> Result<(), kiln_wasm::Error> {
+    module.check_exports(match entry {
+        Entry::Start => START,
+        Entry::Handler(function) => function,
+    })?;
     module.check_imports(|import| {
         let function = import.kind == ImportKind::Function;
         function && import.module == sys::WASI && wasi.provides(&import.name)
@@ -84,18 +158,26 @@ pub fn check(module: &Module, wasi: &Wasi) -> Result<(), kiln_wasm::Error> {
 }
 
 /// Interpreted, unless the module has native code of its own that is trusted.
-fn parse(module: &Module) -> Result<(Config, sys::Module), Error> {
+fn parse(module: &Module) -> Result<Prepared, Error> {
     let trusted = module.native_code() == NativeCode::Trusted;
-    with_proposals(module, trusted, |config| sys::Module::from_bytes(config, module.bytes()))
+    let parse = |config: &Config| sys::Module::from_bytes(config, module.bytes());
+    with_proposals(module, trusted, parse).map(Prepared::from)
 }
 
 /// From the cache. A file that cannot be loaded costs the speed, not the container.
-pub fn native(module: &Module, compiled: &OwnedFd) -> Option<(Config, sys::Module)> {
+pub fn native(module: &Module, compiled: &OwnedFd) -> Option<Prepared> {
     // By descriptor: the cache may drop the name meanwhile.
     let file = std::ffi::CString::new(format!("/proc/self/fd/{}", compiled.as_raw_fd())).ok()?;
     with_proposals(module, true, |config| sys::Module::from_shared_object(config, &file))
         .inspect_err(|error| log::warn!("interpreting, compiled code was not usable: {error}"))
         .ok()
+        .map(Prepared::from)
+}
+
+impl From<(Config, sys::Module)> for Prepared {
+    fn from((config, module): (Config, sys::Module)) -> Self {
+        Prepared { config, module, _file: None }
+    }
 }
 
 /// Calls `load` without any proposal beyond WebAssembly 2.0, which is enough for nearly every

@@ -20,6 +20,11 @@ use wasmedge_sys::ffi;
 /// The name under which a module imports the functions of WASI.
 pub const WASI: &str = "wasi_snapshot_preview1";
 
+/// A page of a guest's memory, in bytes.
+const PAGE: u64 = 64 << 10;
+/// As many as addresses of 32 bits reach.
+const MAX_PAGES: u32 = 1 << 16;
+
 /// What WasmEdge says of a failure, such as `out of bounds memory access`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -77,6 +82,13 @@ impl Config {
         // SAFETY: the configuration is alive.
         unsafe { ffi::WasmEdge_ConfigureSetForceInterpreter(config.0.as_ptr(), !native) };
         config
+    }
+
+    /// Bounds the memory of every instance that is made with it, in bytes; whole pages count.
+    pub fn limit_memory(&mut self, bytes: u64) {
+        let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX).min(MAX_PAGES);
+        // SAFETY: the configuration is alive.
+        unsafe { ffi::WasmEdge_ConfigureSetMaxMemoryPage(self.0.as_ptr(), pages) };
     }
 }
 
@@ -225,19 +237,34 @@ impl Wasi {
     /// Whether the guest's directories were opened in the order of their descriptors: the
     /// kernel gives the lowest number that is free, so ours grow as they were opened.
     fn in_order(&self, count: usize) -> bool {
-        let opened = (3..).take(count).map(|descriptor| {
-            let mut ours = 0;
-            // SAFETY: the instance is alive and a WASI one; the result is written on success.
-            let code = unsafe {
-                ffi::WasmEdge_ModuleInstanceWASIGetNativeHandler(
-                    self.0.as_ptr(),
-                    descriptor,
-                    &mut ours,
-                )
-            };
-            if code == 0 { ours } else { u64::MAX }
-        });
+        let opened =
+            (3..).take(count).map(|descriptor| self.native(descriptor).unwrap_or(u64::MAX));
         opened.is_sorted()
+    }
+
+    /// Our descriptor for one of the guest's.
+    fn native(&self, descriptor: i32) -> Option<u64> {
+        let mut ours = 0;
+        // SAFETY: the instance is alive and a WASI one; the result is written on success.
+        let code = unsafe {
+            let instance = self.0.as_ptr();
+            ffi::WasmEdge_ModuleInstanceWASIGetNativeHandler(instance, descriptor, &mut ours)
+        };
+        (code == 0).then_some(ours)
+    }
+
+    /// Other arguments and another environment, and nothing else that is new.
+    pub fn set_call(&mut self, args: &[CString], env: &[CString]) {
+        self.init(args, env, &[]);
+    }
+
+    /// How a guest that has this ended, where `result` is what it returned.
+    fn ending(&self, result: Result<Option<u32>, Failure>) -> Ending {
+        match result {
+            Ok(status) => Ending::Exit(status.unwrap_or(0)),
+            Err(failure) if failure.is_exit() => Ending::Exit(self.exit_code()),
+            Err(failure) => Ending::Trap(failure),
+        }
     }
 
     fn exit_code(&self) -> u32 {
@@ -253,35 +280,120 @@ impl Drop for Wasi {
     }
 }
 
-/// Instantiates `module` and runs its `_start`. Blocks until the guest has ended.
-pub fn run(config: &Config, module: &Module, wasi: &Wasi) -> Ending {
-    let result = unsafe {
-        // SAFETY: every object is alive until it is deleted, instance before store and executor;
-        // module and WASI outlive them all, being borrowed.
-        let executor =
-            owned(ffi::WasmEdge_ExecutorCreate(config.0.as_ptr(), ptr::null_mut())).as_ptr();
-        let store = owned(ffi::WasmEdge_StoreCreate()).as_ptr();
+/// What an instance of a module needs around it: an executor, and WASI, by name.
+#[derive(Debug)]
+pub struct Host {
+    // In the order in which they are freed.
+    store: NonNull<ffi::WasmEdge_StoreContext>,
+    executor: NonNull<ffi::WasmEdge_ExecutorContext>,
+    wasi: Wasi,
+}
+
+impl Host {
+    /// For modules that were made with this configuration.
+    pub fn new(config: &Config, wasi: Wasi) -> Self {
+        // SAFETY: every object is alive until it is deleted by drop, store before executor; WASI
+        // outlives both. Its name is not taken in a store that is empty.
+        unsafe {
+            let executor = owned(ffi::WasmEdge_ExecutorCreate(config.0.as_ptr(), ptr::null_mut()));
+            let store = owned(ffi::WasmEdge_StoreCreate());
+            let (executor_at, store_at) = (executor.as_ptr(), store.as_ptr());
+            ffi::WasmEdge_ExecutorRegisterImport(executor_at, store_at, wasi.0.as_ptr());
+            Host { store, executor, wasi }
+        }
+    }
+
+    /// Whether the guest's standard streams and its `preopens` directories are as they were made.
+    pub fn is_intact(&self, preopens: usize) -> bool {
+        let streams =
+            (0..3).all(|stream| self.wasi.native(stream) == Some(stream.unsigned_abs().into()));
+        streams && (3..).take(preopens).all(|directory| self.wasi.native(directory).is_some())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: made by WasmEdge and owned by self. The WASI instance, a field, goes after them.
+        unsafe {
+            ffi::WasmEdge_StoreDelete(self.store.as_ptr());
+            ffi::WasmEdge_ExecutorDelete(self.executor.as_ptr());
+        }
+    }
+}
+
+/// An instance of a module: its memory, globals and tables, and what it imports.
+#[derive(Debug)]
+pub struct Instance {
+    instance: Handle,
+    host: Host,
+}
+
+/// Freed before the host is.
+#[derive(Debug)]
+struct Handle(NonNull<ffi::WasmEdge_ModuleInstanceContext>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: made by WasmEdge and owned by self.
+        unsafe { ffi::WasmEdge_ModuleInstanceDelete(self.0.as_ptr()) }
+    }
+}
+
+impl Instance {
+    /// Makes one, which runs the module's start section if it has any. The module may be gone before
+    /// it is: WasmEdge copies what it keeps.
+    ///
+    /// # Errors
+    /// A guest that has ended already, one way or another.
+    pub fn new(module: &Module, host: Host) -> Result<Self, Ending> {
         let mut instance = ptr::null_mut();
-        let result = check(ffi::WasmEdge_ExecutorRegisterImport(executor, store, wasi.0.as_ptr()))
-            .and_then(|()| {
-                let module = module.0.as_ptr();
-                check(ffi::WasmEdge_ExecutorInstantiate(executor, &mut instance, store, module))
+        let (executor, store) = (host.executor.as_ptr(), host.store.as_ptr());
+        // SAFETY: all objects are alive, and the instance is freed before them.
+        let made = check(unsafe {
+            let module = module.0.as_ptr();
+            ffi::WasmEdge_ExecutorInstantiate(executor, &mut instance, store, module)
+        });
+        match (made, NonNull::new(instance)) {
+            (Ok(()), Some(instance)) => Ok(Instance { instance: Handle(instance), host }),
+            (made, _) => Err(host.wasi.ending(made.map(|()| None))),
+        }
+    }
+
+    /// Calls an exported function that takes nothing; what it returns, if that is a 32-bit integer,
+    /// is the exit status. Blocks until the guest has ended or the function has returned.
+    pub fn call(&mut self, function: &str) -> Ending {
+        // SAFETY: all objects are alive; the list of results has room for what the function's type
+        // says, and a null function is refused with an error.
+        let result = unsafe {
+            let instance = self.instance.0.as_ptr();
+            let function = ffi::WasmEdge_ModuleInstanceFindFunction(instance, string(function));
+            let count = match function.is_null() {
+                true => 0,
+                false => ffi::WasmEdge_FunctionTypeGetReturnsLength(
+                    ffi::WasmEdge_FunctionInstanceGetFunctionType(function),
+                ),
+            };
+            let mut results = vec![ffi::WasmEdge_ValueGenI32(0); count as usize];
+            let (none, out) = (ptr::null(), results.as_mut_ptr());
+            let executor = self.host.executor.as_ptr();
+            check(ffi::WasmEdge_ExecutorInvoke(executor, function, none, 0, out, count)).map(|()| {
+                let first = results.first().copied();
+                first
+                    .filter(|value| ffi::WasmEdge_ValTypeIsI32(value.Type))
+                    .map(|value| ffi::WasmEdge_ValueGetI32(value).cast_unsigned())
             })
-            .and_then(|()| {
-                let start = ffi::WasmEdge_ModuleInstanceFindFunction(instance, string("_start"));
-                // A null function is refused with an error.
-                let (none, out) = (ptr::null(), ptr::null_mut());
-                check(ffi::WasmEdge_ExecutorInvoke(executor, start, none, 0, out, 0))
-            });
-        ffi::WasmEdge_ModuleInstanceDelete(instance);
-        ffi::WasmEdge_StoreDelete(store);
-        ffi::WasmEdge_ExecutorDelete(executor);
-        result
-    };
-    match result {
-        Ok(()) => Ending::Exit(0),
-        Err(failure) if failure.is_exit() => Ending::Exit(wasi.exit_code()),
-        Err(failure) => Ending::Trap(failure),
+        };
+        self.host.wasi.ending(result)
+    }
+
+    /// What its guest sees of the world.
+    pub fn wasi(&mut self) -> &mut Wasi {
+        &mut self.host.wasi
+    }
+
+    /// Frees it, but not what it had around it.
+    pub fn into_host(self) -> Host {
+        self.host
     }
 }
 
@@ -303,6 +415,9 @@ fn compile_as(
     bytes: &[u8],
     output: &CStr,
 ) -> Result<(), Failure> {
+    // Tests run side by side, and two compilers in one process have crashed.
+    #[cfg(test)]
+    let _alone = tests_alone();
     let level = ffi::WasmEdge_CompilerOptimizationLevel_O2;
     let (bytes, length) = (bytes.as_ptr(), bytes.len() as u64);
     // SAFETY: the configuration is alive, buffer and string are read during the call alone, and
@@ -317,6 +432,12 @@ fn compile_as(
         ffi::WasmEdge_CompilerDelete(compiler);
         check(result)
     }
+}
+
+#[cfg(test)]
+fn tests_alone() -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Whether WasmEdge writes what goes wrong to stdout itself. It does until it is told not to.

@@ -49,7 +49,7 @@ impl Bundle {
     fn create(&self) -> Result<WasmEdge, String> {
         let rootfs = File::open(self.rootfs.path()).unwrap();
         let mut engine = WasmEdge::new(None);
-        engine.prepare(&self.spec, rootfs.as_fd()).map_err(|error| error.to_string())?;
+        engine.prepare(&self.spec, rootfs.as_fd(), true).map_err(|error| error.to_string())?;
         engine.load(rootfs.as_fd()).map_err(|error| error.to_string())?;
         Ok(engine)
     }
@@ -62,6 +62,7 @@ impl Bundle {
             env: &owned(env),
             cwd: self.rootfs.path(),
             mounts: Vec::new(),
+            is_init: true,
         };
         self.create().unwrap().run(&workload).unwrap()
     }
@@ -166,7 +167,7 @@ fn what_is_not_a_program_is_refused_at_create() {
     );
     let mut missing = Bundle::new(b"");
     fs::remove_file(missing.rootfs.path().join("app.wasm")).unwrap();
-    assert!(missing.refusal().contains("not found"), "{}", missing.refusal());
+    assert!(missing.refusal().contains("no such file"), "{}", missing.refusal());
     missing.spec.set_process(None);
     assert!(missing.refusal().contains("process.args"), "{}", missing.refusal());
 }

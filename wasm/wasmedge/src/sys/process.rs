@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -12,10 +12,14 @@ const MEMORY_LIMIT_BYTES: libc::rlim_t = 4 << 30;
 const TIME_LIMIT: u32 = 600;
 
 /// Starts a process of which nobody waits for the end: in a session of its own, with `input` as
-/// its standard input and no other descriptor of this process, at the lowest priority, limited
+/// its standard input, `output`, if any, as its standard output, and no other descriptor of this process, at the lowest priority, limited
 /// in memory and time. `command` is a path and its arguments. Returns once the process exists;
 /// whether it could execute the path is not known.
-pub fn spawn_detached(command: &[OsString], input: OwnedFd) -> io::Result<()> {
+pub fn spawn_detached(
+    command: &[OsString],
+    input: OwnedFd,
+    output: Option<OwnedFd>,
+) -> io::Result<()> {
     let command: Vec<CString> =
         command.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
     let mut args: Vec<_> = command.iter().map(|arg| arg.as_ptr()).collect();
@@ -28,7 +32,7 @@ pub fn spawn_detached(command: &[OsString], input: OwnedFd) -> io::Result<()> {
         // SAFETY: as above. Nothing is called but system calls, and `args` is null-terminated.
         0 => unsafe {
             if libc::fork() == 0 {
-                become_compiler(&args, &input);
+                become_compiler(&args, &input, output.as_ref());
             }
             libc::_exit(0)
         },
@@ -38,7 +42,11 @@ pub fn spawn_detached(command: &[OsString], input: OwnedFd) -> io::Result<()> {
 
 /// # Safety
 /// `args` is null-terminated and points to strings. Replaces or ends the process.
-unsafe fn become_compiler(args: &[*const libc::c_char], input: &OwnedFd) -> ! {
+unsafe fn become_compiler(
+    args: &[*const libc::c_char],
+    input: &OwnedFd,
+    output: Option<&OwnedFd>,
+) -> ! {
     let memory = libc::rlimit { rlim_cur: MEMORY_LIMIT_BYTES, rlim_max: MEMORY_LIMIT_BYTES };
     // SAFETY: all pointers are to live objects; of the calls, only execv must not fail.
     unsafe {
@@ -50,13 +58,23 @@ unsafe fn become_compiler(args: &[*const libc::c_char], input: &OwnedFd) -> ! {
         libc::dup2(input.as_raw_fd(), 0);
         libc::lseek(0, 0, libc::SEEK_SET);
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY);
-        libc::dup2(null, 1);
+        libc::dup2(output.map_or(null, AsRawFd::as_raw_fd), 1);
         libc::dup2(null, 2);
         // Whoever waits for the end of a pipe that this process inherited waits for it no longer.
         libc::close_range(3, libc::c_uint::MAX, 0);
         libc::chdir(c"/".as_ptr());
         libc::execv(args[0], args.as_ptr());
         libc::_exit(127)
+    }
+}
+
+/// A copy, closed on execve(2), of a descriptor that whoever has started this process left open for it.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes a number; the result is checked.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: made just now, and nobody else's.
+        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
     }
 }
 
@@ -161,7 +179,7 @@ mod tests {
             dir.path().display()
         );
         let command = ["/bin/sh", "-c", &script].map(OsString::from);
-        spawn_detached(&command, input.into()).unwrap();
+        spawn_detached(&command, input.into(), None).unwrap();
 
         let report = dir.path().join("report");
         let start = Instant::now();

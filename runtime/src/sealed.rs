@@ -6,7 +6,7 @@
 //! which uid 0 may write (CVE-2019-5736). On a mount that is read-only nobody may: so kiln
 //! executes itself once more, from a detached, read-only copy of the mount that it lies on. That
 //! costs one execve(2); runc and youki copy the file, megabytes for each container. Most
-//! often `kiln`'s entry point has done it already, before libc was started (src/entry.rs).
+//! often `kiln`'s entry point has done it already, before libc was started (cli/src/entry.rs).
 //!
 //! A user may not make such a view, and mostly needs none: nobody in the container has more rights
 //! to the host's files than that user, so a root's executable that others may not write is safe as
@@ -16,26 +16,29 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
-use kiln_runtime::error::errno_text;
-use kiln_runtime::sys::{self, CStringArray, MountAttr};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
+use crate::error::{Error, Step};
+use crate::sys::{self, CStringArray, MountAttr};
+
 const OWN: &str = "/proc/self/exe";
 
-/// Returns if the container cannot write this executable; else executes it again from where it
-/// cannot.
-pub fn ensure() -> Result<()> {
+/// Returns if the container cannot write this executable; else executes it again, with this
+/// process's arguments and environment, from where it cannot.
+///
+/// # Errors
+/// No such view can be made, or it cannot be executed.
+pub fn ensure() -> Result<(), Error> {
     if is_sealed()? {
         return Ok(());
     }
     let own = Path::new(OWN);
     // Inside the view the executable has no path; it keeps the one that it had as argv[0].
-    let path = own.read_link().context("read /proc/self/exe")?;
+    let path = own.read_link().step(|| format!("read {OWN}"))?;
     let file = match read_only(own) {
         Err(Errno::PERM) if is_anothers(own) || is_copy() => return Ok(()),
         Err(Errno::PERM) => copy(own),
@@ -44,12 +47,30 @@ pub fn ensure() -> Result<()> {
     let args = [path.clone().into_os_string()].into_iter().chain(std::env::args_os().skip(1));
     match file.and_then(|file| execute_file(&file, args.collect())) {
         Ok(never) => match never {},
-        Err(errno) => Err(text(errno)).with_context(|| format!("execute {}", path.display())),
+        Err(errno) => Err(errno).step(|| format!("execute {}", path.display())),
+    }
+}
+
+/// Where this executable lies. Run from its read-only view it has no path any more, but then
+/// argv[0] says it ([`ensure`]).
+pub fn own_path() -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let own = Path::new(OWN);
+    let is_own = |path: &Path| {
+        let id = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+        path.is_absolute() && id(path).is_some() && id(path) == id(own)
+    };
+    match std::env::args_os().next().map(PathBuf::from) {
+        Some(name) if is_own(&name) || is_copy() => name,
+        _ => own.read_link().unwrap_or_default(),
     }
 }
 
 /// Whether the container cannot write this executable.
-pub fn is_safe() -> Result<bool> {
+///
+/// # Errors
+/// Those of statvfs(3).
+pub fn is_safe() -> Result<bool, Error> {
     Ok(is_sealed()? || is_anothers(Path::new(OWN)) || is_copy())
 }
 
@@ -61,7 +82,7 @@ fn is_anothers(program: &Path) -> bool {
 }
 
 /// Whether this executable is a copy in memory that nobody can write.
-pub fn is_copy() -> bool {
+fn is_copy() -> bool {
     let seals = |file: OwnedFd| rustix::fs::fcntl_get_seals(&file);
     let file = rustix::fs::open(OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     file.and_then(seals).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
@@ -83,14 +104,17 @@ fn copy(program: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Whether this executable lies on a read-only mount.
-pub fn is_sealed() -> Result<bool> {
-    let mount = rustix::fs::statvfs(OWN).map_err(text).with_context(|| format!("look at {OWN}"))?;
+fn is_sealed() -> Result<bool, Error> {
+    let mount = rustix::fs::statvfs(OWN).step(|| format!("look at {OWN}"))?;
     Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Executes `program`, so that the container cannot write it, with `args` and this process's
-/// environment.
-pub fn execute(program: &Path, args: Vec<OsString>) -> Result<()> {
+/// environment. Returns only if that fails.
+///
+/// # Errors
+/// No such view can be made, or it cannot be executed.
+pub fn execute(program: &Path, args: Vec<OsString>) -> Result<Infallible, Error> {
     let file = match read_only(program) {
         Err(Errno::PERM) if is_anothers(program) => {
             rustix::fs::open(program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -100,7 +124,7 @@ pub fn execute(program: &Path, args: Vec<OsString>) -> Result<()> {
     };
     match file.and_then(|file| execute_file(&file, args)) {
         Ok(never) => match never {},
-        Err(errno) => Err(text(errno)).with_context(|| format!("execute {}", program.display())),
+        Err(errno) => Err(errno).step(|| format!("execute {}", program.display())),
     }
 }
 
@@ -127,8 +151,4 @@ fn read_only(program: &Path) -> Result<OwnedFd, Errno> {
 fn c_strings(strings: Vec<OsString>) -> CStringArray {
     let strings = strings.into_iter().filter_map(|string| CString::new(string.into_vec()).ok());
     CStringArray::new(strings.collect())
-}
-
-fn text(errno: Errno) -> anyhow::Error {
-    anyhow!(errno_text(errno.raw_os_error()))
 }
