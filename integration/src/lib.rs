@@ -24,9 +24,13 @@ pub mod agent;
 pub mod binary;
 mod bundle;
 pub mod cgroup;
+pub mod chaos;
 pub mod command;
 pub mod console;
 mod container;
+pub mod containerd;
+pub mod ctr;
+pub mod docker;
 #[cfg(test)]
 mod docs;
 pub mod examples;
@@ -36,11 +40,14 @@ pub mod http;
 pub mod image;
 pub mod leftovers;
 pub mod pidfd;
+pub mod podman;
 pub mod proc;
 pub mod reaper;
 pub mod serve;
+pub mod shim;
 pub mod skip;
 pub mod systemd;
+pub mod ttrpc;
 pub mod user;
 
 pub use binary::Runtime;
