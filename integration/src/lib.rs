@@ -35,6 +35,7 @@ pub mod docker;
 mod docs;
 pub mod examples;
 pub mod faults;
+pub mod gateway;
 pub mod hostmount;
 pub mod http;
 pub mod image;
