@@ -65,6 +65,38 @@ impl Bundles {
         self.write(program, &config)
     }
 
+    /// Has a bundle's container join namespaces of a process.
+    pub fn join(bundle: &Path, pid: i32, kinds: &[&str]) {
+        let path = bundle.join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+            let kind = namespace["type"].as_str().unwrap();
+            if kinds.contains(&kind) {
+                let file = kind.replace("network", "net");
+                namespace["path"] = json!(format!("/proc/{pid}/ns/{file}"));
+            }
+        }
+        // The host's name is the pod's.
+        config.as_object_mut().unwrap().remove("hostname");
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// The same bundle anew, which nobody has written to: as containerd makes one for every
+    /// container.
+    pub fn fresh(&self, bundle: &Path) -> TempDir {
+        let copy = tempfile::tempdir_in(self.home.path()).unwrap();
+        fs::copy(bundle.join("config.json"), copy.path().join("config.json")).unwrap();
+        fs::create_dir(copy.path().join("rootfs")).unwrap();
+        for file in fs::read_dir(bundle.join("rootfs")).unwrap() {
+            let file = file.unwrap();
+            // Mount points that earlier containers have made there are folders.
+            if file.file_type().unwrap().is_file() {
+                fs::copy(file.path(), copy.path().join("rootfs").join(file.file_name())).unwrap();
+            }
+        }
+        copy
+    }
+
     /// A bundle that runs until it is killed, with the static `true` beside.
     pub fn idle(&self) -> PathBuf {
         let mut config = self.default.clone();
@@ -93,5 +125,26 @@ impl Bundles {
             .unwrap_or_else(|err| panic!("{} (examples/build makes it): {err}", from.display()));
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         bundle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_joins_a_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let kinds = [json!({ "type": "pid" }), json!({ "type": "network" })];
+        let config = json!({ "hostname": "h", "linux": { "namespaces": kinds } });
+        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        Bundles::join(dir.path(), 7, &["network", "uts"]);
+        let text = fs::read_to_string(dir.path().join("config.json")).unwrap();
+        let kinds =
+            [json!({ "type": "pid" }), json!({ "type": "network", "path": "/proc/7/ns/net" })];
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            json!({ "linux": { "namespaces": kinds } })
+        );
     }
 }

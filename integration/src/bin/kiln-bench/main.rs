@@ -1,5 +1,6 @@
-//! The benchmark behind `scripts/bench`: kiln beside crun and runc, one after
-//! the other in every round, medians and ratios in a table.
+//! The benchmark behind `scripts/bench`: kiln beside crun and runc, or, with `--containerd` (see
+//! `pods`), kiln's shim beside runc's, or, with `--http` (see `http`), functions; one after the other in every round, medians and ratios in a
+//! table.
 //!
 //! One process starts every command (posix_spawn by the standard library),
 //! waits for it and takes CLOCK_MONOTONIC before and after, so what it costs
@@ -9,7 +10,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bundles;
+mod comparison;
+mod http;
 mod measure;
+mod memory;
+mod pod;
+mod pods;
+mod rounds;
 mod rows;
 mod table;
 
@@ -45,11 +52,22 @@ impl Setup {
 fn main() {
     // `kiln-bench --peak COMMAND...`: see measure::peak_kib.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|arg| arg == "--peak") {
+    let first = args.next();
+    if first.as_ref().is_some_and(|arg| arg == "--peak") {
         measure::peak_child(&args.collect::<Vec<_>>());
     }
     let setup = Setup::from_environment();
     assert!(!setup.runtimes.is_empty(), "none of KILN, CRUN, RUNC is set");
+    match first {
+        Some(arg) if arg == "--containerd" => pods::run(setup),
+        Some(arg) if arg == "--http" => http::run(&setup),
+        Some(arg) => panic!("{arg:?} is not known"),
+        None => runtimes(&setup),
+    }
+}
+
+/// kiln beside other runtimes, as commands.
+fn runtimes(setup: &Setup) {
     measure::become_subreaper();
     let bundles = bundles::Bundles::new(&setup.runtimes[0], &setup.examples);
     let mut rows = rows::Row::all(&bundles, setup.wasm_rounds > 0);

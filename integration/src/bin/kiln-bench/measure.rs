@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use kiln_integration::{Cli, reaper};
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
@@ -25,9 +26,8 @@ impl Runtime {
 
     /// Its name and version, from the first line of `--version`.
     pub fn version(&self) -> String {
-        let output = Command::new(&self.binary).arg("--version").output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().next().unwrap_or_default();
+        let outcome = Cli::new(["--version"]).binary(&self.binary).output();
+        let line = outcome.stdout.lines().next().unwrap_or_default();
         line.replace("version ", "")
     }
 
@@ -47,9 +47,8 @@ impl Runtime {
 /// If it does not exit with 0.
 pub fn time_ms(mut command: Command) -> f64 {
     let start = Instant::now();
-    let status = command.status();
+    let status = reaper::wait(&mut reaper::spawn(&mut command));
     let elapsed = start.elapsed();
-    let status = status.unwrap_or_else(|err| panic!("{command:?}: {err}"));
     assert!(status.success(), "{command:?}: {status}");
     elapsed.as_secs_f64() * 1e3
 }

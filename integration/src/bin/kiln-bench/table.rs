@@ -7,7 +7,7 @@ use crate::measure::Runtime;
 use crate::rows::Row;
 
 /// The value below which this share of the samples lies.
-fn quantile(samples: &[f64], share: f64) -> f64 {
+pub fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = share * (sorted.len() - 1) as f64;
@@ -15,7 +15,8 @@ fn quantile(samples: &[f64], share: f64) -> f64 {
     low + (high - low) * at.fract()
 }
 
-fn median(samples: &[f64]) -> f64 {
+/// The middle one.
+pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
@@ -79,7 +80,7 @@ fn line(row: &Row<'_>, runtimes: &[Runtime], truth: &Row<'_>) -> String {
 }
 
 /// Processor, number of them, kernel and cgroup layout.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");
     let names: Vec<&str> =
