@@ -197,10 +197,20 @@ impl Drop for Container {
 /// # Panics
 /// After a minute of waiting for `what`: a machine in software is slow.
 #[track_caller]
-pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
+pub fn eventually(what: &str, ready: impl FnMut() -> bool) {
+    assert!(within(crate::patience(60), ready), "waited a minute or more for {what}");
+}
+
+/// Polls `ready` until it is true, or for that time: whether it came to be.
+pub fn within(time: Duration, mut ready: impl FnMut() -> bool) -> bool {
     let since = Instant::now();
-    while !ready() {
-        assert!(since.elapsed() < crate::patience(60), "waited a minute or more for {what}");
+    loop {
+        if ready() {
+            return true;
+        }
+        if since.elapsed() > time {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -54,7 +54,7 @@ pub mod user;
 pub use binary::Runtime;
 pub use bundle::Bundle;
 pub use command::{Cli, Outcome};
-pub use container::{Container, eventually, fresh_id, refused};
+pub use container::{Container, eventually, fresh_id, refused, within};
 pub use reaper::reap;
 pub use serde_json::{Value, json};
 

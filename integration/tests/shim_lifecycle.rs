@@ -112,8 +112,8 @@ fn tried_again_at_once() {
 fn detached_and_attached() {
     needs_shim!();
     let ctr = Ctr::new();
-    let script = "trap 'echo word' USR1; trap 'echo the last; exit 7' TERM; \
-        while :; do sleep 0.01; done";
+    let script = "trap 'echo word' USR1; trap 'echo passed on' WINCH; \
+        trap 'echo the last; exit 7' TERM; while :; do sleep 0.01; done";
     let task = ctr.detach(&[], &["sh", "-c", script]);
     let attach = || {
         let mut attached = ctr.ctr_cli(&["tasks", "attach", &task.id]).spawn();
@@ -127,8 +127,12 @@ fn detached_and_attached() {
     attached.signal(rustix::process::Signal::KILL);
     attached.wait();
     assert_eq!(task.status(), "RUNNING");
-    // What it gets, it passes on.
-    let attached = attach();
+    // What it gets, it passes on, once it has come to that; what would end it, not before.
+    let mut attached = attach();
+    eventually("it to pass signals on", || {
+        attached.signal(rustix::process::Signal::WINCH);
+        attached.stdout().contains("passed on")
+    });
     attached.signal(rustix::process::Signal::TERM);
     attached.wait().exits(7).shows("the last");
 }
