@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -32,10 +33,8 @@ impl Streams {
     pub fn of(pid: i32, table: &MountTable) -> Self {
         let mut streams = Self::default();
         for number in 0..3 {
-            let path = format!("/proc/{pid}/fd/{number}");
-            let target = std::fs::read_link(&path).unwrap_or_else(|_| NULL.into());
-            let target = target.to_string_lossy().into_owned();
-            streams.entries.push(match external_name(pid, number, table) {
+            let Stream { target, external, .. } = settled(|| Stream::of(pid, number, table));
+            streams.entries.push(match external {
                 Some(name) => {
                     let entry = format!("{name} {target}");
                     if !streams.external.contains(&name) {
@@ -63,19 +62,59 @@ impl Streams {
     }
 }
 
-/// The name of a regular file or a device, other than a terminal, that is not in the container's
-/// mounts.
-fn external_name(pid: i32, number: i32, table: &MountTable) -> Option<String> {
-    let stat = rustix::fs::stat(format!("/proc/{pid}/fd/{number}")).ok()?;
-    let is_terminal = matches!(rustix::fs::major(stat.st_rdev), 4 | 5 | 136..=143);
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {}
-        FileType::CharacterDevice if !is_terminal => {}
-        _ => return None,
+/// One of a process's streams.
+#[derive(Debug)]
+struct Stream {
+    /// What /proc/PID/fd says.
+    target: String,
+    /// The name of a regular file or a device, other than a terminal, that is not in the container's
+    /// mounts.
+    external: Option<String>,
+    /// Whether it is a regular file that is in them.
+    is_own_file: bool,
+}
+
+impl Stream {
+    fn of(pid: i32, number: i32, table: &MountTable) -> Self {
+        let path = format!("/proc/{pid}/fd/{number}");
+        let target = std::fs::read_link(&path).unwrap_or_else(|_| NULL.into());
+        let mut stream = Self {
+            target: target.to_string_lossy().into_owned(),
+            external: None,
+            is_own_file: false,
+        };
+        let Ok(stat) = rustix::fs::stat(&path) else { return stream };
+        let is_terminal = matches!(rustix::fs::major(stat.st_rdev), 4 | 5 | 136..=143);
+        let is_file = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => true,
+            FileType::CharacterDevice if !is_terminal => false,
+            _ => return stream,
+        };
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        let info = info.unwrap_or_default();
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        let Some(id) = id.and_then(|id| id.trim().parse().ok()) else { return stream };
+        match table.with_id(id) {
+            Some(_) => stream.is_own_file = is_file,
+            None => stream.external = Some(format!("file[{id:x}:{:x}]", stat.st_ino)),
+        }
+        stream
     }
-    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
-    table.with_id(id).is_none().then(|| format!("file[{id:x}:{:x}]", stat.st_ino))
+}
+
+/// Looks again at a stream that is a file of the container's own: a shell redirects its streams for
+/// as long as a command like `echo` takes, and has what it was given again by the time that CRIU
+/// looks. A file that stays is what the stream is.
+fn settled(mut look: impl FnMut() -> Stream) -> Stream {
+    let mut stream = look();
+    for milliseconds in [1, 2, 4, 8, 16] {
+        if !stream.is_own_file {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        stream = look();
+    }
+    stream
 }
 
 /// What CRIU is to use instead of something in the image.
@@ -151,6 +190,20 @@ mod tests {
         let images = open_dir(dir.path()).unwrap();
         let error = inherited(&images, dir.path()).unwrap_err().to_string();
         assert!(error.contains("descriptors.json: no such file"), "{error}");
+    }
+
+    #[test]
+    fn what_a_shell_redirects_is_looked_at_again() {
+        let own = || Stream { target: "/n".to_owned(), external: None, is_own_file: true };
+        let pipe = || Stream { target: "pipe:[7]".to_owned(), is_own_file: false, ..own() };
+        let mut looks = [own(), own(), pipe(), own()].into_iter();
+        assert_eq!(settled(|| looks.next().unwrap()).target, "pipe:[7]");
+        let mut looks = 0;
+        let stays = settled(|| {
+            looks += 1;
+            own()
+        });
+        assert_eq!((stays.target.as_str(), looks), ("/n", 6));
     }
 
     #[test]
