@@ -1,6 +1,7 @@
 //! Starting a command, and how long it takes or how much memory it needs.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -66,9 +67,9 @@ pub fn reap(pid: i32) {
 /// The peak memory of a command in KiB: `ru_maxrss` of it and of the processes
 /// that it waited for, the largest of them.
 ///
-/// The kernel hands the peak of whoever starts a program on to it (exec_mmap,
-/// mm->hiwater_rss), so a small process of its own starts it: this program once
-/// more, whose own peak is the least that can be measured.
+/// The kernel hands the peak of the memory from which a program is started on to it (exec_mmap,
+/// mm->hiwater_rss), so a process of its own starts it, this program once more, by fork(2): a
+/// fork's memory begins without the pages of files.
 pub fn peak_kib(command: &Command) -> f64 {
     let mut own = Command::new(std::env::current_exe().unwrap());
     own.arg("--peak").arg(command.get_program()).args(command.get_args());
@@ -81,6 +82,8 @@ pub fn peak_kib(command: &Command) -> f64 {
 pub fn peak_child(words: &[OsString]) -> ! {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null());
+    // What it is already; with vfork(2), as without, it would have our memory until it executes.
+    command.uid(rustix::process::getuid().as_raw());
     let status = command.status().unwrap();
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     println!("{}", usage.max_rss());
