@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 /// Many wasm functions on one machine, behind one HTTP server
 #[derive(Debug, Parser)]
 #[command(
-    name = "kiln-gateway",
+    name = "kiln",
+    bin_name = "kiln",
     version,
     subcommand_required = true,
     arg_required_else_help = true
@@ -194,6 +195,12 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn it_is_called_what_was_typed() {
+        let error = Cli::try_parse_from(["/x/kiln-gateway", "fn", "bogus"]).unwrap_err();
+        assert!(error.to_string().contains("Usage: kiln fn "), "{error}");
     }
 
     #[test]

@@ -55,8 +55,8 @@ pub fn main() -> ExitCode {
     match run(global, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The causes, in one line.
-            let _ = writeln!(std::io::stderr(), "kiln-gateway: {error:#}");
+            // The causes, in one line. Who typed something typed `kiln`.
+            let _ = writeln!(std::io::stderr(), "kiln: {error:#}");
             ExitCode::FAILURE
         }
     }
