@@ -1,9 +1,12 @@
-//! Which calls a worker has begun: a word for each worker, in memory that server and workers share.
+//! Which calls a worker has begun: a word for each worker, in memory that it shares with the server.
 //!
 //! A call may be sent to a worker that still makes another one: it finds the next without being
 //! woken, and without the server, which has other things to do. Should that other one take long, the
 //! server takes back what has not begun. Both write the same word, so that a call is either begun or
 //! taken back, and who kills a worker knows what it kills.
+//!
+//! Each worker has a page of its own, and none of the others': one that a guest has taken over can
+//! confuse the server about its own calls, and about nobody else's.
 //!
 //! A worker's calls are numbered, and the numbers wrap around, as TCP's do (RFC 9293, 3.4).
 
@@ -14,19 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::Shared;
 
-/// Words from one worker's to the next one's: what one processor writes is not in another's way.
-const STRIDE: usize = 8;
-
-/// Where a worker's word is; the first is everybody's.
-fn place(index: u32) -> usize {
-    (index as usize + 1) * STRIDE
-}
-
 /// The words of all workers, and who may have which.
 #[derive(Debug)]
 pub struct Board {
-    words: Shared,
-    free: RefCell<Vec<u32>>,
+    pages: Shared,
+    /// Those that somebody has.
+    taken: RefCell<Vec<bool>>,
+    crowded: Cell<bool>,
 }
 
 impl Board {
@@ -34,38 +31,55 @@ impl Board {
     ///
     /// # Errors
     /// mmap(2)'s.
-    pub fn new(workers: usize) -> io::Result<Rc<Self>> {
-        let free = (0..u32::try_from(workers).unwrap_or(u32::MAX)).rev().collect();
-        let words = Shared::new((workers + 1) * STRIDE)?;
-        Ok(Rc::new(Board { words, free: RefCell::new(free) }))
+    pub fn new(workers: usize) -> io::Result<Self> {
+        let (taken, crowded) = (RefCell::new(vec![false; workers]), Cell::new(false));
+        Ok(Board { pages: Shared::new(workers)?, taken, crowded })
     }
 
     /// Whether there are so many calls that workers are not to interrupt the server when they are
     /// woken: it has more for them.
     pub fn set_crowded(&self, crowded: bool) {
-        self.words.words()[0].store(crowded.into(), Ordering::Relaxed);
+        self.crowded.set(crowded);
+        let taken = self.taken.borrow();
+        let indices = (0..).zip(taken.iter()).filter_map(|(index, taken)| taken.then_some(index));
+        for index in indices {
+            self.tell_crowded(index);
+        }
+    }
+
+    fn tell_crowded(&self, index: u32) {
+        if let Some(turn) = self.turn(index) {
+            turn.crowded.store(self.crowded.get().into(), Ordering::Relaxed);
+        }
     }
 
     /// A worker's word; nothing if there is none left.
     pub fn slot(self: &Rc<Self>) -> Option<Slot> {
-        let index = self.free.borrow_mut().pop()?;
+        let free = self.taken.borrow().iter().position(|taken| !taken)?;
+        let index = u32::try_from(free).ok()?;
+        let word = self.turn(index)?.word;
         // Later than any of whoever has had it before.
-        let Word { first, begun } = Word::of(self.word(index).load(Ordering::SeqCst));
+        let Word { first, begun } = Word::of(word.load(Ordering::SeqCst));
         let before = first.wrapping_sub(1);
         let last = if is_later(begun, before) { begun } else { before };
-        self.word(index).store(Word::after(last).bits(), Ordering::SeqCst);
+        word.store(Word::after(last).bits(), Ordering::SeqCst);
+        self.tell_crowded(index);
+        self.taken.borrow_mut()[free] = true;
         let [marked, begun] = [last; 2].map(Cell::new);
         Some(Slot { board: Rc::clone(self), index, marked, begun })
     }
 
-    fn word(&self, index: u32) -> &AtomicU64 {
-        &self.words.words()[place(index)]
-    }
-
     /// The worker's side of a slot; nothing if there is none of that index.
     pub fn turn(&self, index: u32) -> Option<Turn<'_>> {
-        let words = self.words.words();
-        Some(Turn { word: words.get(place(index))?, crowded: words.first()? })
+        match self.pages.words(index as usize)? {
+            [word, crowded, ..] => Some(Turn { word, crowded }),
+            _ => None,
+        }
+    }
+
+    /// Lets go of all but one worker's, for that worker.
+    pub fn keep(&mut self, index: u32) {
+        self.pages.keep(index as usize);
     }
 }
 
@@ -92,7 +106,7 @@ impl Slot {
     /// One step, whatever the worker does: to keep what it has begun would take a loop, in which it
     /// could hold the server.
     pub fn take_back(&self, last: u32) -> u32 {
-        let word = self.board.word(self.index);
+        let Some(Turn { word, .. }) = self.board.turn(self.index) else { return self.begun.get() };
         let seen = Word::of(word.swap(Word::after(last).bits(), Ordering::SeqCst)).begun;
         // Calls up to the mark cannot begin any more: whoever says that one has is this very function.
         if seen != self.marked.replace(last) {
@@ -104,7 +118,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.board.free.borrow_mut().push(self.index);
+        if let Some(taken) = self.board.taken.borrow_mut().get_mut(self.index as usize) {
+            *taken = false;
+        }
     }
 }
 
@@ -165,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_call_is_begun_or_taken_back() {
-        let board = Board::new(2).unwrap();
+        let board = Rc::new(Board::new(2).unwrap());
         let (one, other) = (board.slot().unwrap(), board.slot().unwrap());
         let last = one.begun();
         assert!(board.slot().is_none() && board.turn(2).is_none());
@@ -188,7 +204,7 @@ mod tests {
 
     #[test]
     fn numbers_wrap_around() {
-        let board = Board::new(1).unwrap();
+        let board = Rc::new(Board::new(1).unwrap());
         let slot = board.slot().unwrap();
         let turn = board.turn(slot.index).unwrap();
         slot.take_back(u32::MAX - 1);
@@ -199,8 +215,31 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_keeps_its_own() {
+        for (index, others) in [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])] {
+            let mut board = Board::new(3).unwrap();
+            board.keep(index);
+            assert!(board.turn(index).unwrap().begin(0));
+            assert!(others.iter().all(|&other| board.turn(other).is_none()), "{index}");
+        }
+    }
+
+    #[test]
+    fn whoever_comes_later_hears_of_the_crowd() {
+        let board = Rc::new(Board::new(2).unwrap());
+        let crowded = |slot: &Slot| board.turn(slot.index).unwrap().is_crowded();
+        let one = board.slot().unwrap();
+        assert!(!crowded(&one));
+        board.set_crowded(true);
+        let other = board.slot().unwrap();
+        assert!(crowded(&one) && crowded(&other));
+        board.set_crowded(false);
+        assert!(!crowded(&one) && !crowded(&other));
+    }
+
+    #[test]
     fn a_forked_process_shares_it() {
-        let board = Board::new(1).unwrap();
+        let board = Rc::new(Board::new(1).unwrap());
         let slot = board.slot().unwrap();
         // What a child does between fork and its end is no more than a worker does.
         let crate::sys::Forked::Parent(child) = crate::sys::fork().unwrap() else {

@@ -140,6 +140,8 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use crate::board::Board;
     use crate::call::Call;
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn what_has_begun_is_known_however_often_it_is_asked() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let board = Board::new(1).unwrap();
+        let board = Rc::new(Board::new(1).unwrap());
         let slot = board.slot().unwrap();
         let (turn, last) = (board.turn(slot.index).unwrap(), slot.begun());
         let desk = Desk::new(ours.into(), slot);

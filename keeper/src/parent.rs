@@ -91,7 +91,7 @@ pub fn start(module: &mut dyn Module, settings: &Settings) -> io::Result<Started
     let board = Board::new(2 * settings.max)?;
     let server = rustix::process::getpid();
     match sys::fork()? {
-        Forked::Parent(pid) => Ok(Started { socket: ours, pid, board }),
+        Forked::Parent(pid) => Ok(Started { socket: ours, pid, board: Rc::new(board) }),
         Forked::Child => {
             drop(ours);
             let ended = become_parent(server, &theirs).and_then(|stderr| {
@@ -164,7 +164,7 @@ struct Parent<'a> {
     settings: &'a Settings,
     socket: OwnedFd,
     stderr: Stderr,
-    board: Rc<Board>,
+    board: Board,
     dying: Vec<Pid>,
 }
 
@@ -243,14 +243,18 @@ impl Parent<'_> {
         Ok(())
     }
 
-    fn fork(&self, place: u32, descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
-        let turn = self.board.turn(place).ok_or_else(|| io::Error::from(Errno::INVAL))?;
+    fn fork(&mut self, place: u32, descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
         let [calls, answers, stdout, output] =
             <[OwnedFd; 4]>::try_from(descriptors).map_err(|_| io::Error::from(Errno::INVAL))?;
+        if self.board.turn(place).is_none() {
+            return Err(Errno::INVAL.into());
+        }
         let parent = rustix::process::getpid();
         match sys::fork()? {
             Forked::Parent(pid) => Ok(pid),
             Forked::Child => {
+                self.board.keep(place);
+                let Some(turn) = self.board.turn(place) else { sys::exit(1) };
                 let directories = self.module.directories() > 0;
                 let files = directories.then_some(self.settings.files);
                 let worker = Worker { calls, answers, output, stderr: &self.stderr, files, turn };

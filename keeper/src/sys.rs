@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 
@@ -101,20 +102,23 @@ pub fn give_back(start: usize, length: usize) {
     unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
-/// Words that this process and all that are forked from it from then on share.
+/// Pages of words that this process and all that are forked from it from then on share.
 #[derive(Debug)]
 pub struct Shared {
     start: std::ptr::NonNull<AtomicU64>,
-    count: usize,
+    /// Those that are mapped here, of all from `start` on.
+    pages: Range<usize>,
+    page_size: usize,
 }
 
 impl Shared {
-    /// So many words, each 0.
+    /// So many pages, each word 0.
     ///
     /// # Errors
     /// mmap(2)'s.
-    pub fn new(count: usize) -> io::Result<Self> {
-        let (length, rights) = (count * size_of::<AtomicU64>(), libc::PROT_READ | libc::PROT_WRITE);
+    pub fn new(pages: usize) -> io::Result<Self> {
+        let page_size = rustix::param::page_size();
+        let (length, rights) = (pages * page_size, libc::PROT_READ | libc::PROT_WRITE);
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
         // SAFETY: a mapping where the kernel finds room is in nobody's way.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), length, rights, flags, -1, 0) };
@@ -122,21 +126,44 @@ impl Shared {
             return Err(io::Error::last_os_error());
         }
         let start = std::ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Shared { start, count })
+        Ok(Shared { start, pages: 0..pages, page_size })
     }
 
-    /// All of them.
-    pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: mapped from `start` on for `count` words, aligned to a page, until this is dropped;
-        // other processes write there as well, which is what atomic integers allow.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    /// The words of a page; nothing if it is not here.
+    pub fn words(&self, page: usize) -> Option<&[AtomicU64]> {
+        let count = self.page_size / size_of::<AtomicU64>();
+        self.pages.contains(&page).then(|| {
+            // SAFETY: mapped, and until this is changed or dropped; other processes write there as
+            // well, which is what atomic integers allow.
+            unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(page * count), count) }
+        })
+    }
+
+    /// Lets go of all pages but one.
+    pub fn keep(&mut self, page: usize) {
+        let kept = page.clamp(self.pages.start, self.pages.end);
+        let rest = kept.saturating_add(1).min(self.pages.end);
+        self.unmap(self.pages.start..kept);
+        self.unmap(rest..self.pages.end);
+        self.pages = kept..rest;
+    }
+
+    fn unmap(&self, pages: Range<usize>) {
+        if pages.is_empty() {
+            return;
+        }
+        let length = pages.len() * self.page_size;
+        // SAFETY: they are this object's, and nobody who calls this has a reference into them.
+        unsafe {
+            let start = self.start.as_ptr().byte_add(pages.start * self.page_size);
+            libc::munmap(start.cast(), length);
+        }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this object's, and nobody has a reference into it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+        self.unmap(self.pages.clone());
     }
 }
 
