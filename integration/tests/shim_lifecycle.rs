@@ -204,6 +204,8 @@ fn the_same_id_in_two_namespaces() {
     for words in [["images", "rm", BUSYBOX], ["namespaces", "rm", &other]] {
         eventually("the namespace to be empty", || run(&words).output().status.success());
     }
+    // The cgroup above its containers', which nobody else removes.
+    cgroup::directories_of(&other).iter().for_each(|dir| fs::remove_dir(dir).unwrap());
 }
 
 /// A shim takes what its containers leave behind, and reaps it.
