@@ -47,6 +47,11 @@ impl Board {
         }
     }
 
+    /// What was said last; at first, that there are not.
+    pub fn is_crowded(&self) -> bool {
+        self.crowded.get()
+    }
+
     fn tell_crowded(&self, index: u32) {
         if let Some(turn) = self.turn(index) {
             turn.crowded.store(self.crowded.get().into(), Ordering::Relaxed);

@@ -57,8 +57,6 @@ pub struct Pool {
     few: usize,
     /// How long a call takes a worker, lately; zero before it is known.
     pace: Cell<Duration>,
-    /// See [`Board::set_crowded`].
-    crowded: Cell<bool>,
     counts: Counts,
 }
 
@@ -124,7 +122,6 @@ impl Pool {
             thinning: Cell::new(false),
             few: FEW * std::thread::available_parallelism().map_or(1, usize::from),
             pace: Cell::default(),
-            crowded: Cell::new(false),
             counts: Counts::default(),
         });
         pool.listen(parent);
@@ -244,10 +241,10 @@ impl Pool {
     /// Tells the workers whether there are so many calls that they are in the server's way.
     fn note_load(&self) {
         let calls = self.busy.borrow().len() + self.ahead() + self.queue.borrow().len();
-        let crowded = self.crowded.get();
+        let board = &self.parent.borrow().board;
+        let crowded = board.is_crowded();
         if (crowded && calls < self.few / 2) || (!crowded && calls >= self.few) {
-            self.crowded.set(!crowded);
-            self.parent.borrow().board.set_crowded(!crowded);
+            board.set_crowded(!crowded);
         }
     }
 
@@ -371,7 +368,6 @@ impl Pool {
     pub fn adopt(self: &Rc<Self>, parent: Started) -> io::Result<()> {
         let parent = Parent::new(parent)?;
         *self.parent.borrow_mut() = Rc::clone(&parent);
-        self.crowded.set(false);
         self.retire();
         self.listen(parent);
         self.warm_up();
