@@ -195,20 +195,9 @@ fn launch(mut options: Options<'_>, listen: bool) -> Result<Container, Error> {
         Ok(Built { state, channel, pidfd }) => {
             let (cgroup, devices) = (undo.made.cgroup.take(), undo.devices.take());
             let rdt = std::mem::take(&mut undo.rdt);
-            let (channel, confirm_at_end, ready) = (Some(channel), false, None);
-            Ok(Container {
-                root,
-                dir,
-                state,
-                cgroup,
-                channel,
-                pidfd,
-                engine,
-                confirm_at_end,
-                devices,
-                rdt,
-                ready,
-            })
+            let channel = Some(channel);
+            let container = Container::new(root, dir, state, cgroup, pidfd);
+            Ok(Container { channel, engine, devices, rdt, ..container })
         }
         Err(error) => {
             // What failed, failed for that.
@@ -530,28 +519,26 @@ pub(crate) fn end(pidfd: &OwnedFd) {
 }
 
 impl Container {
-    /// One that CRIU has restored: its init, our child, runs.
-    pub(crate) fn restored(
+    /// One whose init, our child, runs without having anything to hear from us, as CRIU's do.
+    pub(crate) fn new(
         root: StateRoot,
         dir: ContainerDir,
         state: State,
         cgroup: Option<Cgroup>,
         pidfd: OwnedFd,
     ) -> Self {
-        let (channel, engine, confirm_at_end) = (None, false, false);
-        let (devices, rdt, ready) = (None, Vec::new(), None);
         Self {
             root,
             dir,
             state,
             cgroup,
-            channel,
+            channel: None,
             pidfd,
-            engine,
-            confirm_at_end,
-            devices,
-            rdt,
-            ready,
+            engine: false,
+            confirm_at_end: false,
+            devices: None,
+            rdt: Vec::new(),
+            ready: None,
         }
     }
 

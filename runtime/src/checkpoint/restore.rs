@@ -85,7 +85,7 @@ pub fn restore(mut options: Restore<'_>) -> Result<Container, Error> {
             let cgroup = undo.made.cgroup.take();
             // The restored processes have no copy of the lock's descriptor, but a caller waits.
             dir.unlock();
-            Ok(Container::restored(root, dir, state, cgroup, pidfd))
+            Ok(Container::new(root, dir, state, cgroup, pidfd))
         }
         Err(error) => {
             undo.undo();
