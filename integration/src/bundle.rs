@@ -262,6 +262,14 @@ impl Default for Bundle {
 }
 
 /// What the binary's `spec` writes; asked once per test program.
+/// containerd's default seccomp profile, for the capabilities of `spec`.
+pub fn seccomp_profile() -> Value {
+    let path =
+        crate::binary::workspace().join("integration/fixtures/seccomp-containerd-default.json");
+    let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
 fn default_config() -> &'static Value {
     static CONFIG: OnceLock<Value> = OnceLock::new();
     CONFIG.get_or_init(|| {

@@ -52,7 +52,7 @@ pub mod ttrpc;
 pub mod user;
 
 pub use binary::Runtime;
-pub use bundle::Bundle;
+pub use bundle::{Bundle, seccomp_profile};
 pub use command::{Cli, Outcome};
 pub use container::{Container, eventually, fresh_id, refused, within};
 pub use reaper::reap;

@@ -127,6 +127,22 @@ impl Shim {
         run(&mut command, stdin)
     }
 
+    /// Starts a shim, and a container of this bundle in it.
+    #[track_caller]
+    pub fn run(bundle: Bundle) -> (Self, Client) {
+        let shim = Self::start(bundle);
+        let mut client = shim.client();
+        client.create(&shim.request(&shim.id)).unwrap();
+        client.start(&shim.id, "").unwrap();
+        (shim, client)
+    }
+
+    /// The same with a container that sleeps.
+    #[track_caller]
+    pub fn sleeping() -> (Self, Client) {
+        Self::run(Bundle::new().args(&["sleep", "1000"]))
+    }
+
     /// Connects to it.
     #[track_caller]
     pub fn client(&self) -> Client {

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use kiln_integration::{Bundle, Value, binary, json, kiln_only};
+use kiln_integration::{Bundle, json, kiln_only, seccomp_profile};
 
 fn filter(bundle: Bundle, default: &str, names: &[&str], action: &str) -> Bundle {
     let rule = json!({ "names": names, "action": action });
@@ -20,13 +20,6 @@ fn filter(bundle: Bundle, default: &str, names: &[&str], action: &str) -> Bundle
 
 fn allow_but(names: &[&str], action: &str, script: &str) -> Bundle {
     filter(Bundle::sh(script), "SCMP_ACT_ALLOW", names, action)
-}
-
-/// containerd's default profile, for the capabilities of `spec`.
-fn default_profile() -> Value {
-    let path = binary::workspace().join("integration/fixtures/seccomp-containerd-default.json");
-    let text = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
-    serde_json::from_str(&text).unwrap()
 }
 
 #[test]
@@ -47,7 +40,7 @@ fn errno_of_the_rule() {
 
 #[test]
 fn the_default_action_has_its_errno() {
-    let mut profile = default_profile();
+    let mut profile = seccomp_profile();
     profile["defaultAction"] = json!("SCMP_ACT_ERRNO");
     profile["defaultErrnoRet"] = json!(28);
     let c = Bundle::sh("mount -t tmpfs x /tmp; exit 3").set("/linux/seccomp", profile);
@@ -77,7 +70,7 @@ fn log_lets_the_call_through() {
 
 #[test]
 fn only_the_listed_are_allowed() {
-    let mut profile = default_profile();
+    let mut profile = seccomp_profile();
     let names = profile["syscalls"][0]["names"].as_array_mut().unwrap();
     names.retain(|name| name != "mkdir" && name != "mkdirat");
     let c = Bundle::sh("mkdir /tmp/x || echo refused; touch /tmp/y && echo made").writable();
@@ -140,7 +133,7 @@ fn a_filter_works_without_no_new_privileges() {
 fn the_default_profile_of_containerd() {
     let script = "echo started; mount -t tmpfs x /tmp || echo refused";
     let bundle = Bundle::sh(script).capabilities(&["CAP_SYS_ADMIN"]);
-    let c = bundle.set("/linux/seccomp", default_profile()).container();
+    let c = bundle.set("/linux/seccomp", seccomp_profile()).container();
     c.run().ok().prints("started\nrefused\n");
 }
 
@@ -150,7 +143,7 @@ fn a_cached_filter_confines_as_well() {
     for _ in 0..3 {
         let c = Bundle::sh("mount -t tmpfs x /tmp || echo refused; mkdir /tmp/x && echo made");
         let c = c.writable().capabilities(&["CAP_SYS_ADMIN"]);
-        let c = c.set("/linux/seccomp", default_profile()).container();
+        let c = c.set("/linux/seccomp", seccomp_profile()).container();
         c.run().ok().prints("refused\nmade\n");
     }
 }

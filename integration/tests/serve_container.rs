@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use kiln_integration::http::{Address, Answer, Request};
 use kiln_integration::{
-    Bundle, Container, Value, binary, cgroup, eventually, json, needs_wasm, proc, reap, refused,
-    skip,
+    Bundle, Container, Value, cgroup, eventually, json, needs_wasm, proc, reap, refused,
+    seccomp_profile, skip,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -188,12 +188,10 @@ fn a_port_in_use_fails_start() {
 
 /// As a pod would run it: another user, no capabilities, containerd's filter, nothing to write to.
 fn confined(bundle: Bundle) -> Bundle {
-    let path = binary::workspace().join("integration/fixtures/seccomp-containerd-default.json");
-    let profile: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     bundle
         .set("/process/user", json!({ "uid": 1000, "gid": 1001 }))
         .capabilities(&[])
-        .set("/linux/seccomp", profile)
+        .set("/linux/seccomp", seccomp_profile())
         .set("/root/readonly", json!(true))
 }
 

@@ -23,18 +23,6 @@ use kiln_integration::{
     Bundle, Value, cgroup, eventually, fresh_id, json, needs_cgroup_library, needs_shim, proc, skip,
 };
 
-fn run(bundle: Bundle) -> (Shim, Client) {
-    let shim = Shim::start(bundle);
-    let mut client = shim.client();
-    client.create(&shim.request(&shim.id)).unwrap();
-    client.start(&shim.id, "").unwrap();
-    (shim, client)
-}
-
-fn sleeper() -> (Shim, Client) {
-    run(Bundle::new().args(&["sleep", "1000"]))
-}
-
 /// A call that has nothing but an id.
 fn call(client: &mut Client, method: &str, id: &str) -> Answer<()> {
     let mut request = PauseRequest::new();
@@ -187,7 +175,7 @@ fn limits_are_changed() {
             skip!("no {controller} controller");
         }
     }
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let pid = client.state(id, "").unwrap().pid.cast_signed();
     let resources = json!({
@@ -306,7 +294,7 @@ fn compare(path: &str, theirs: &Value, ours: &Value, missing: &mut Vec<String>) 
 #[test]
 fn checkpoint() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let images = shim.home().join("images");
     let mut request = CheckpointTaskRequest::new();
     request.id.clone_from(&shim.id);

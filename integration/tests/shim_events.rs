@@ -9,18 +9,9 @@ use containerd_shim_protos::api::{Empty, PauseRequest};
 use kiln_integration::command::Running;
 use kiln_integration::ctr::Ctr;
 use kiln_integration::shim::{Shim, await_end, process};
-use kiln_integration::ttrpc::Client;
 use kiln_integration::{
     Bundle, Value, cgroup, eventually, fresh_id, json, needs_shim, rounds, skip,
 };
-
-fn sleeper() -> (Shim, Client) {
-    let shim = Shim::start(Bundle::new().args(&["sleep", "1000"]));
-    let mut client = shim.client();
-    client.create(&shim.request(&shim.id)).unwrap();
-    client.start(&shim.id, "").unwrap();
-    (shim, client)
-}
 
 /// What `ctr events` has printed about each container, without `/tasks/` before.
 fn by_container(printed: &str) -> BTreeMap<String, Vec<String>> {
@@ -103,7 +94,7 @@ fn containers_that_end_at_once() {
 #[test]
 fn execs_that_end_at_once() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let mut expected = vec!["create".to_owned(), "start".to_owned()];
     for number in 0..rounds(100) {
         let exec_id = format!("e{number}");
@@ -124,7 +115,7 @@ fn execs_that_end_at_once() {
 #[test]
 fn paused_and_resumed() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let mut request = PauseRequest::new();
     request.id.clone_from(&shim.id);
     for method in ["Pause", "Resume"] {
@@ -173,7 +164,7 @@ fn out_of_memory_beside_init() {
 #[test]
 fn kept_while_containerd_is_away() {
     needs_shim!();
-    let (mut shim, mut client) = sleeper();
+    let (mut shim, mut client) = Shim::sleeping();
     let id = shim.id.clone();
     shim.events.expect(&id, &["create", "start"]);
     shim.events.stop();
@@ -206,7 +197,7 @@ fn kept_while_containerd_is_away() {
 #[test]
 fn what_was_not_confirmed_is_sent_again() {
     needs_shim!();
-    let (mut shim, mut client) = sleeper();
+    let (mut shim, mut client) = Shim::sleeping();
     let id = shim.id.clone();
     shim.events.expect(&id, &["create", "start"]);
     shim.events.be_silent(true);
@@ -226,7 +217,7 @@ fn what_was_not_confirmed_is_sent_again() {
 #[test]
 fn the_last_ones_are_delivered_before_the_end() {
     needs_shim!();
-    let (mut shim, mut client) = sleeper();
+    let (mut shim, mut client) = Shim::sleeping();
     let id = shim.id.clone();
     shim.events.expect(&id, &["create", "start"]);
     shim.events.stop();

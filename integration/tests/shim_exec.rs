@@ -8,17 +8,8 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::ttrpc::proto::Code;
 use kiln_integration::ctr::Ctr;
 use kiln_integration::shim::{Shim, process};
-use kiln_integration::ttrpc::{Client, refused};
-use kiln_integration::{Bundle, eventually, fresh_id, json, needs_shim};
-
-/// A container that sleeps, in a shim of its own.
-fn sleeper() -> (Shim, Client) {
-    let shim = Shim::start(Bundle::new().args(&["sleep", "1000"]));
-    let mut client = shim.client();
-    client.create(&shim.request(&shim.id)).unwrap();
-    client.start(&shim.id, "").unwrap();
-    (shim, client)
-}
+use kiln_integration::ttrpc::refused;
+use kiln_integration::{eventually, fresh_id, json, needs_shim};
 
 fn status(state: &StateResponse) -> Status {
     state.status.enum_value().unwrap()
@@ -91,7 +82,7 @@ fn a_program_that_is_missing_says_so_and_leaves_nothing() {
 #[test]
 fn a_start_that_fails() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let before = shim.descriptors();
     client.exec(id, "e", &process(&["no-such-program"]), |_| {}).unwrap();
@@ -111,7 +102,7 @@ fn a_start_that_fails() {
 #[test]
 fn a_long_name_is_a_long_reason() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     client.exec(id, "e", &process(&[&"x".repeat(100_000)]), |_| {}).unwrap();
     refused(client.start(id, "e"), Code::UNKNOWN, &["xxx"]);
@@ -121,7 +112,7 @@ fn a_long_name_is_a_long_reason() {
 #[test]
 fn one_that_is_never_started() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     client.exec(id, "e", &process(&["true"]), |_| {}).unwrap();
     assert_eq!(status(&client.state(id, "e").unwrap()), Status::CREATED);
@@ -140,7 +131,7 @@ fn one_that_is_never_started() {
 #[test]
 fn what_is_no_process() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     refused(client.exec(id, "", &process(&["true"]), |_| {}), Code::INVALID_ARGUMENT, &["exec_id"]);
     for bad in [json!(null), json!([]), json!({ "args": "true" }), json!({ "args": [] })] {
@@ -157,7 +148,7 @@ fn what_is_no_process() {
 #[test]
 fn pids_have_the_execs_ids() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let init = client.state(id, "").unwrap().pid;
     client.exec(id, "e", &process(&["sh", "-c", "sleep 1000 & wait"]), |_| {}).unwrap();
@@ -185,7 +176,7 @@ fn pids_have_the_execs_ids() {
 #[test]
 fn an_exec_ends_with_its_container() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     client.exec(id, "e", &process(&["sleep", "1000"]), |_| {}).unwrap();
     client.start(id, "e").unwrap();
@@ -204,7 +195,7 @@ fn an_exec_ends_with_its_container() {
 #[test]
 fn not_in_a_paused_container() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let mut request = containerd_shim_protos::api::PauseRequest::new();
     request.id = id.to_owned();
@@ -219,7 +210,7 @@ fn not_in_a_paused_container() {
 #[test]
 fn many_in_a_row_leave_nothing_open() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let before = shim.descriptors();
     for number in 0..kiln_integration::rounds(100) {

@@ -18,15 +18,6 @@ use kiln_integration::shim::{Shim, process};
 use kiln_integration::ttrpc::{Client, TASK_V2, TASK_V3, frame, refused};
 use kiln_integration::{Bundle, eventually, needs_shim};
 
-/// A container that sleeps, in a shim of its own.
-fn sleeper() -> (Shim, Client) {
-    let shim = Shim::start(Bundle::new().args(&["sleep", "1000"]));
-    let mut client = shim.client();
-    client.create(&shim.request(&shim.id)).unwrap();
-    client.start(&shim.id, "").unwrap();
-    (shim, client)
-}
-
 fn connect(client: &mut Client, id: &str) -> ConnectResponse {
     let mut request = ConnectRequest::new();
     request.id = id.to_owned();
@@ -62,7 +53,7 @@ fn a_life_under_both_names() {
 #[test]
 fn connect_tells_the_pids() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let state = client.state(&shim.id, "").unwrap();
     let answer = connect(&mut client, &shim.id);
     assert_eq!((answer.shim_pid, answer.task_pid), (shim.pid.cast_unsigned(), state.pid));
@@ -74,7 +65,7 @@ fn connect_tells_the_pids() {
 #[test]
 fn ids_that_are_not_there() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let missing = Code::NOT_FOUND;
     for exec_id in ["", "e"] {
@@ -103,7 +94,7 @@ fn ids_that_are_not_there() {
 #[test]
 fn ids_that_are_taken() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let taken = Code::ALREADY_EXISTS;
     refused(client.create(&shim.request(id)), taken, &[id, "already exists"]);
@@ -129,7 +120,7 @@ fn ids_that_are_taken() {
 #[test]
 fn ids_that_are_none() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     for id in ["", ".", "..", "a/b", "../x", "a\0b", &"x".repeat(2000)] {
         let request = CreateTaskRequest { id: id.to_owned(), ..shim.request(&shim.id) };
         refused(client.create(&request), Code::UNKNOWN, &[]);
@@ -140,7 +131,7 @@ fn ids_that_are_none() {
 #[test]
 fn methods_and_services_that_do_not_exist() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let mut request = StateRequest::new();
     request.id.clone_from(&shim.id);
     refused(client.call::<Empty>("Fly", &request), Code::UNIMPLEMENTED, &["Fly"]);
@@ -153,7 +144,7 @@ fn methods_and_services_that_do_not_exist() {
 #[test]
 fn requests_that_are_none() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let stream = client.next_stream();
     // Of a message that cannot be parsed there is still a call to answer.
     let mut request = Request::new();
@@ -179,7 +170,7 @@ fn requests_that_are_none() {
 #[test]
 fn a_message_that_is_too_long_is_refused_and_passed_over() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let too_long = process(&["true", &"x".repeat(MESSAGE_LENGTH_MAX)]);
     refused(client.exec(id, "e", &too_long, |_| {}), Code::RESOURCE_EXHAUSTED, &["4194304"]);
@@ -193,7 +184,7 @@ fn a_message_that_is_too_long_is_refused_and_passed_over() {
 #[test]
 fn garbage_ends_its_connection_and_no_other() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     for garbage in [&b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"[..], &[0xff; 64], b"\n"] {
         let mut other = shim.client();
         other.socket.write_all(garbage).unwrap();
@@ -213,7 +204,7 @@ fn garbage_ends_its_connection_and_no_other() {
 #[test]
 fn whoever_waits_may_go() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let before = shim.descriptors();
     let mut waits = shim.client();
     let (first, second) = (waits.send_wait(&shim.id, ""), client.send_wait(&shim.id, ""));
@@ -228,7 +219,7 @@ fn whoever_waits_may_go() {
 #[test]
 fn many_clients_at_once() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let before = shim.descriptors();
     let mut clients: Vec<_> = (0..64).map(|_| shim.client()).collect();
     let waits: Vec<_> = clients.iter_mut().map(|client| client.send_wait(&shim.id, "")).collect();
@@ -248,7 +239,7 @@ fn many_clients_at_once() {
 #[test]
 fn calls_overlap() {
     needs_shim!();
-    let (shim, mut client) = sleeper();
+    let (shim, mut client) = Shim::sleeping();
     let id = shim.id.as_str();
     let execs: Vec<String> = (0..16).map(|number| format!("e{number}")).collect();
     for exec_id in &execs {

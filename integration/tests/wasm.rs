@@ -5,7 +5,9 @@
 use std::fs;
 
 use kiln_integration::console::ConsoleSocket;
-use kiln_integration::{Bundle, Cli, Value, eventually, examples, json, needs_wasm, proc, reap};
+use kiln_integration::{
+    Bundle, Cli, Value, eventually, examples, json, needs_wasm, proc, reap, seccomp_profile,
+};
 use rustix::process::Signal;
 
 #[test]
@@ -288,11 +290,8 @@ fn a_link_of_the_image_does_not_lead_out() {
 #[test]
 fn the_engine_is_confined() {
     needs_wasm!();
-    let profile = kiln_integration::binary::workspace()
-        .join("integration/fixtures/seccomp-containerd-default.json");
-    let profile: Value = serde_json::from_str(&fs::read_to_string(profile).unwrap()).unwrap();
     let c = Bundle::wasm("loop", &[]).set("/process/user", json!({ "uid": 1000, "gid": 1001 }));
-    let c = c.capabilities(&[]).set("/linux/seccomp", profile);
+    let c = c.capabilities(&[]).set("/linux/seccomp", seccomp_profile());
     let c = c.set("/linux/resources/pids", json!({ "limit": 20 })).container();
     c.detach().ok();
     let pid = c.pid();

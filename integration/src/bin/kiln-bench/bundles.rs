@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln_integration::binary::workspace;
+use kiln_integration::seccomp_profile;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -110,9 +110,7 @@ impl Bundles {
     pub fn with_seccomp(&self) -> PathBuf {
         let mut config = self.default.clone();
         config["process"]["args"] = json!(["/true"]);
-        let profile = workspace().join("integration/fixtures/seccomp-containerd-default.json");
-        let text = fs::read_to_string(profile).unwrap();
-        config["linux"]["seccomp"] = serde_json::from_str(&text).unwrap();
+        config["linux"]["seccomp"] = seccomp_profile();
         self.write("true", &config)
     }
 

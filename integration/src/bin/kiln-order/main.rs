@@ -9,14 +9,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use kiln_integration::{Bundle, Cli, binary, json, reaper};
+use kiln_integration::{Bundle, Cli, binary, json, reaper, seccomp_profile};
 
 mod symbols;
 mod tracer;
 
 use tracer::Tracer;
-
-const PROFILE: &str = "integration/fixtures/seccomp-containerd-default.json";
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -29,9 +27,7 @@ fn main() {
 /// Makes a bundle that is confined as containerd has it, and a process to trace, which must be the
 /// only one to wait for the traced.
 fn prepare() {
-    let profile = std::fs::read_to_string(binary::workspace().join(PROFILE)).unwrap();
-    let profile = serde_json::from_str(&profile).unwrap();
-    let bundle = Bundle::new().args(&["sleep", "1000"]).set("/linux/seccomp", profile);
+    let bundle = Bundle::new().args(&["sleep", "1000"]).set("/linux/seccomp", seccomp_profile());
     let c = bundle.set("/process/noNewPrivileges", json!(true)).container();
     // The filter is compiled, and found in the cache from now on.
     c.create().ok();
