@@ -28,7 +28,9 @@ pub use config::snapshotter;
 use network::Network;
 
 use crate::image::Image;
-use crate::{Cli, Outcome, binary, cgroup, command, eventually, fresh_id, leftovers, proc, reaper};
+use crate::{
+    Cli, Outcome, binary, cgroup, command, eventually, fresh_id, leftovers, proc, reaper, shared,
+};
 
 /// The image of the sandboxes' container.
 const PAUSE: &str = "localhost/kiln-test/pause:1";
@@ -115,12 +117,8 @@ impl Containerd {
     /// The containerd of this test program, with CRI or without; started if none runs.
     #[track_caller]
     pub fn shared(cri: bool) -> Shared {
-        static RUNNING: Mutex<[Weak<Containerd>; 2]> = Mutex::new([Weak::new(), Weak::new()]);
-        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let place = &mut running[usize::from(cri)];
-        let containerd = place.upgrade().unwrap_or_else(|| Arc::new(Containerd::start(cri)));
-        *place = Arc::downgrade(&containerd);
-        Shared(containerd)
+        static RUNNING: [Mutex<Weak<Containerd>>; 2] = [const { Mutex::new(Weak::new()) }; 2];
+        Shared(shared(&RUNNING[usize::from(cri)], || Containerd::start(cri)))
     }
 
     /// Starts one, and waits until it answers.
@@ -365,14 +363,7 @@ impl Drop for Containerd {
     fn drop(&mut self) {
         self.empty();
         // Shims end after their last task, by themselves.
-        let mut left = Vec::new();
-        for _ in 0..100 {
-            left = self.leftovers();
-            if left.is_empty() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut left = leftovers::after_grace(|| self.leftovers());
         if !self.end() {
             left.push("containerd, which did not end on SIGTERM".to_owned());
         }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::containerd::{Containerd, Shared};
 use crate::{
     Bundle, Cli, Outcome, binary, cgroup, command, eventually, fresh_id, leftovers, patience, proc,
-    reaper,
+    reaper, shared,
 };
 
 /// busybox with its applets, in every [`Docker`].
@@ -41,10 +41,7 @@ impl Docker {
     #[track_caller]
     pub fn shared() -> Arc<Docker> {
         static SHARED: Mutex<Weak<Docker>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let docker = shared.upgrade().unwrap_or_else(|| Arc::new(Docker::start()));
-        *shared = Arc::downgrade(&docker);
-        docker
+        shared(&SHARED, Docker::start)
     }
 
     /// Starts one, waits until it answers, and gives it busybox.
@@ -180,14 +177,7 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         self.empty();
-        let mut left = Vec::new();
-        for _ in 0..100 {
-            left = self.leftovers();
-            if left.is_empty() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut left = leftovers::after_grace(|| self.leftovers());
         let _ = kill_process(Pid::from_child(&self.daemon), Signal::TERM);
         if command::wait_child(&mut self.daemon, patience(20)).is_none() {
             left.push("dockerd, which did not end on SIGTERM".to_owned());

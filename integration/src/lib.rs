@@ -51,6 +51,8 @@ pub mod systemd;
 pub mod ttrpc;
 pub mod user;
 
+use std::sync::{Arc, Mutex, Weak};
+
 pub use binary::Runtime;
 pub use bundle::{Bundle, seccomp_profile};
 pub use command::{Cli, Outcome};
@@ -71,4 +73,13 @@ pub fn patience(seconds: u64) -> std::time::Duration {
 
 fn is_slow() -> bool {
     std::env::var_os("KILN_TEST_SLOW").is_some()
+}
+
+/// What the tests that run at the moment share; made if none of them has it.
+#[track_caller]
+pub(crate) fn shared<T>(place: &Mutex<Weak<T>>, make: impl FnOnce() -> T) -> Arc<T> {
+    let mut place = place.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let shared = place.upgrade().unwrap_or_else(|| Arc::new(make()));
+    *place = Arc::downgrade(&shared);
+    shared
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::image::Image;
-use crate::{Cli, Outcome, binary, cgroup, command, fresh_id, leftovers, proc, reaper};
+use crate::{Cli, Outcome, binary, cgroup, command, fresh_id, leftovers, proc, reaper, shared};
 
 /// busybox with its applets, in every [`Podman`].
 pub const BUSYBOX: &str = "localhost/kiln-test/busybox:1";
@@ -39,10 +39,7 @@ impl Podman {
     #[track_caller]
     pub fn shared() -> Arc<Podman> {
         static SHARED: Mutex<Weak<Podman>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let podman = shared.upgrade().unwrap_or_else(|| Arc::new(Podman::new()));
-        *shared = Arc::downgrade(&podman);
-        podman
+        shared(&SHARED, Podman::new)
     }
 
     /// Makes one, of root's, with busybox.
@@ -257,14 +254,7 @@ impl Drop for Podman {
         }
         self.end_pause();
         // conmon ends after its container has been cleaned up.
-        let mut left = Vec::new();
-        for _ in 0..100 {
-            left = self.leftovers();
-            if left.is_empty() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        let left = leftovers::after_grace(|| self.leftovers());
         for pid in self.processes() {
             let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
         }
