@@ -265,7 +265,12 @@ fn statistics_as_runcs_shim_has_them() {
         ctr.ctr(&["containers", "delete", &id]).ok();
         metrics.parse::<Value>().unwrap()
     };
-    let [kiln, runc] = [Runtime::Kiln, Runtime::Runc].map(of);
+    // What the first has to read from the disk, which is counted, the second finds in memory.
+    let second = |shim| {
+        of(shim);
+        of(shim)
+    };
+    let [kiln, runc] = [Runtime::Kiln, Runtime::Runc].map(second);
     let mut missing = Vec::new();
     compare("", &runc, &kiln, &mut missing);
     assert!(missing.is_empty(), "{missing:#?}\nrunc {runc:#}\nkiln {kiln:#}");
